@@ -1,0 +1,155 @@
+"""From splits to batches: which images make up an update, and how they become uint8 tensors."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from data.images import decode
+from data.seeds import key
+from data.sources import Split
+
+Key = tuple[int, int]  # (epoch, index): all that the randomness of one sample hangs on
+Batch = dict[str, torch.Tensor]  # pixel_values uint8 [n, 3, h, w], labels int64 [n], index int64 [n]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which images make up which update: a pure function of (seed, update), so that nothing need be saved.
+
+    Epochs and orders are the Trainer's: epoch e (from 0) is a permutation seeded with `seed + e`; a window of
+    `accumulation` micro-batches never crosses the end of an epoch, where it may be short.
+    """
+
+    samples: int
+    batch_size: int
+    accumulation: int
+    total_updates: int
+    seed: int
+    drop_last: bool = False
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Micro-batches an epoch, the last of which may be short."""
+        return batches_per_epoch(self.samples, self.batch_size, self.drop_last)
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Optimizer updates an epoch, the last of which may have fewer micro-batches."""
+        return math.ceil(self.batches_per_epoch / self.accumulation)
+
+    def epoch(self, update: int) -> float:
+        """How many epochs are done after `update` updates."""
+        epochs, rest = divmod(update, self.updates_per_epoch)
+        return epochs + min(rest * self.accumulation, self.batches_per_epoch) / self.batches_per_epoch
+
+    def micro_batch_count(self, update: int) -> int:
+        """How many micro-batches the update (from 1) has."""
+        first = (update - 1) % self.updates_per_epoch * self.accumulation
+        return min(self.accumulation, self.batches_per_epoch - first)
+
+    def micro_batches(self, update: int) -> list[list[Key]]:
+        """The keys of each micro-batch of the update (from 1)."""
+        epoch, position = divmod(update - 1, self.updates_per_epoch)
+        order = _order(self.samples, self.seed + epoch)
+        start = position * self.accumulation * self.batch_size
+        starts = (start + number * self.batch_size for number in range(self.micro_batch_count(update)))
+        return [[(epoch, index) for index in order[s : s + self.batch_size]] for s in starts]
+
+
+def batches_per_epoch(samples: int, batch_size: int, drop_last: bool = False) -> int:
+    """Micro-batches an epoch; at least one, or there would be nothing to train on."""
+    return max(1, samples // batch_size) if drop_last else math.ceil(samples / batch_size)
+
+
+@lru_cache(maxsize=2)
+def _order(samples: int, seed: int) -> list[int]:
+    return torch.randperm(samples, generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+class PlannedSampler(Sampler[list[Key]]):
+    """The micro-batches of all updates after `start`, as one iteration: workers live from start to end."""
+
+    def __init__(self, plan: Plan, start: int = 0) -> None:
+        """`start` is the number of updates already done."""
+        self.plan, self.start = plan, start
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        """Yield the keys of one micro-batch after another."""
+        for update in range(self.start + 1, self.plan.total_updates + 1):
+            yield from self.plan.micro_batches(update)
+
+
+class InOrder(Sampler[list[Key]]):
+    """Every image once, in the split's order, in batches: for evaluation."""
+
+    def __init__(self, samples: int, batch_size: int) -> None:
+        """The last batch may be short; nothing is padded or dropped."""
+        self.samples, self.batch_size = samples, batch_size
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return math.ceil(self.samples / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        """Yield the keys of one batch after another."""
+        for start in range(0, self.samples, self.batch_size):
+            yield [(0, index) for index in range(start, min(start + self.batch_size, self.samples))]
+
+
+class Images(Dataset):
+    """A split as a map-style dataset from (epoch, index) to one sample."""
+
+    def __init__(self, split: Split, transform: Callable[[torch.Tensor], torch.Tensor], seed: int) -> None:
+        """`transform` maps a decoded uint8 [3, any, any] to a uint8 [3, h, w] of one size; it may be random."""
+        self.split, self.transform, self.seed = split, transform, seed
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.split)
+
+    def __getitem__(self, sample: Key) -> dict[str, torch.Tensor | int]:
+        """Read, decode and transform one image; DataError names it if it cannot be decoded."""
+        epoch, index = sample
+        image = decode(self.split.read(index), self.split.image_name(index))
+        # What a random transform draws hangs on the sample alone: the same pixels for any number of workers,
+        # and after a resume. The generator itself, because torch.manual_seed costs 70 times as much.
+        torch.default_generator.manual_seed(key(self.seed, "augment", epoch, index))
+        return {"pixel_values": self.transform(image), "labels": self.split.labels[index], "index": index}
+
+
+def build_loader(
+    images: Images,
+    batches: Sampler[list[Key]],
+    *,
+    workers: int = 0,
+    timeout: float = 0,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """A DataLoader over planned batches.
+
+    Args:
+        images: the dataset.
+        batches: yields the keys of one batch after another.
+        workers: processes that decode; 0 decodes in this one, where a debugger can follow.
+        timeout: seconds after which a silent worker is an error; a frozen one would hang the run for good.
+        pin_memory: page-locked batches, which CUDA copies asynchronously.
+    """
+    return DataLoader(
+        images,
+        batch_sampler=batches,
+        num_workers=workers,
+        timeout=timeout if workers else 0,
+        pin_memory=pin_memory,
+        # iter(loader) draws a number; without a generator of its own, from the one that dropout uses.
+        generator=torch.Generator(),
+    )
+
+
+def batches_on(device: torch.device, loader: DataLoader) -> Iterator[Batch]:
+    """The loader's batches, copied to a device (without waiting, where they are page-locked)."""
+    for batch in loader:
+        yield {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

@@ -1,0 +1,220 @@
+"""Checkpoints: complete or not there, never silently wrong. Tensors in safetensors, the rest in JSON; no pickle.
+
+A `checkpoint-N` folder is a model that `from_pretrained` loads, and beside it what a resume needs:
+`optimizer.safetensors`, `state.json`, and `manifest.json` with the size and SHA-256 of every file.
+"""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from models.vit import PROCESSOR_FILE, load_weights, save_model
+from train import ConfigError, fs
+from train.serialize import pack_optimizer, pack_scheduler, unpack_optimizer, unpack_scheduler
+from train.state import TrainState
+
+MANIFEST, STATE, OPTIMIZER = "manifest.json", "state.json", "optimizer.safetensors"
+MODEL_FILES = ("model.safetensors", "config.json", PROCESSOR_FILE)
+COUNTERS = ("step", "skipped", "losses_since_log", "train_seconds")
+LOSSES = ("loss_since_log", "loss_total")
+
+
+@dataclass
+class CheckpointFolder:
+    """The checkpoints of one run: its folder, its identity, and how many to keep."""
+
+    folder: Path
+    run_id: str  # only what carries it is ever deleted
+    identity: dict[str, Any]  # what a resume must have in common with this run
+    processor: dict[str, Any]  # content of preprocessor_config.json
+    keep: int | None  # None keeps all
+
+    def save(self, state: TrainState, log_bytes: int) -> Path:
+        """Write `checkpoint-N`, point `best` at the best one, and delete what is beyond `keep`, in that order.
+
+        Args:
+            state: what to save; unchanged.
+            log_bytes: length of metrics.jsonl at this step, to which a resume cuts it back.
+        """
+        target = self.folder / f"checkpoint-{state.step}"
+        building = self.folder / f".tmp-{self.run_id}-{target.name}"
+        shutil.rmtree(building, ignore_errors=True)  # of this run, killed while it was saving
+        try:
+            building.mkdir()
+            save_model(state.model, self.processor, building)
+            save_state(state, log_bytes, building)
+            write_manifest(building, self.run_id, state.step, self.identity)
+            if target.exists():  # resumed from an earlier checkpoint: this one has just been computed again
+                fs.remove(target)
+            fs.rename(building, target)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
+        verify(target)
+        if state.best.step is not None and (self.folder / f"checkpoint-{state.best.step}").is_dir():
+            fs.link(self.folder / "best", f"checkpoint-{state.best.step}")
+        self.prune(state.best.step)
+        return target
+
+    def prune(self, best: int | None) -> None:
+        """Delete the checkpoints of this run beyond `keep`; never the best or the newest."""
+        mine = {step: path for step, path in list_checkpoints(self.folder) if self._wrote(path)}
+        for step in beyond_limit(list(mine), self.keep, best):
+            fs.remove(mine[step])
+
+    def _wrote(self, checkpoint: Path) -> bool:
+        try:
+            return read_manifest(checkpoint)["run_id"] == self.run_id
+        except CheckpointError:
+            return False
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be trusted or does not fit; the message says which and why."""
+
+
+def beyond_limit(steps: list[int], keep: int | None, best: int | None) -> list[int]:
+    """Which checkpoints to delete so that `keep` remain: the best, the newest, then the next newest."""
+    if keep is None or not steps:
+        return []
+    newest_first = sorted(steps, reverse=True)
+    kept = [step for step in newest_first if step in (best, newest_first[0])]
+    kept += [step for step in newest_first if step not in kept][: max(0, keep - len(kept))]
+    return sorted(set(steps) - set(kept))
+
+
+def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """(step, path) of every `checkpoint-N` in a run's folder, newest first; sound or not."""
+    found = [
+        (re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in folder.iterdir() if path.is_dir()
+    ]
+    return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
+
+
+def newest_sound(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that verifies, or None; and a note for each bad one, which is renamed, not deleted."""
+    notes = []
+    for _, path in list_checkpoints(folder):
+        try:
+            verify(path)
+            return path, notes
+        except CheckpointError as error:
+            aside = _unused(path.with_name(f"{path.name}.bad"))
+            fs.rename(path, aside)
+            notes.append(f"{error}; set aside as {aside.name}")
+    return None, notes
+
+
+def _unused(path: Path) -> Path:
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+# -- the manifest ------------------------------------------------------------------------------------------
+
+
+def write_manifest(folder: Path, run_id: str, step: int, identity: dict[str, Any]) -> None:
+    """Flush every file to the disk, record its size and digest, and flush the record last."""
+    files = {}
+    usual = (folder / STATE).stat().st_mode
+    for path in sorted(folder.iterdir()):
+        path.chmod(usual)  # safetensors writes 0600, which a colleague or a server cannot read
+        fs.flush(path)
+        files[path.name] = {"size": path.stat().st_size, "sha256": fs.sha256(path)}
+    manifest = {"format": 1, "run_id": run_id, "step": step, "files": files, "identity": identity}
+    fs.write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """The content of manifest.json; CheckpointError if it is not there or is none."""
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        if not isinstance(manifest["files"], dict) or not isinstance(manifest["identity"], dict):
+            raise TypeError("files and identity must be objects")
+        _ = manifest["run_id"], manifest["step"]
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{checkpoint}: is not complete: it has no {MANIFEST}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint}: its {MANIFEST} is damaged: {error}") from error
+    return manifest
+
+
+def verify(checkpoint: Path) -> dict[str, Any]:
+    """Compare every file with the manifest, byte for byte by digest; returns the manifest.
+
+    Raises:
+        CheckpointError: a file is missing, or is not what was saved.
+    """
+    manifest = read_manifest(checkpoint)
+    for name, expected in manifest["files"].items():
+        path = checkpoint / name
+        if Path(name).name != name:
+            raise CheckpointError(f"{checkpoint}: its {MANIFEST} names {name}, outside the folder")
+        if not path.is_file():
+            raise CheckpointError(f"{checkpoint}: {name} is missing")
+        if path.stat().st_size != expected["size"] or fs.sha256(path) != expected["sha256"]:
+            raise CheckpointError(f"{checkpoint}: {name} is not what was saved")
+    if missing := {*MODEL_FILES, STATE, OPTIMIZER} - manifest["files"].keys():
+        raise CheckpointError(f"{checkpoint}: its {MANIFEST} does not list {', '.join(sorted(missing))}")
+    return manifest
+
+
+# -- the state ---------------------------------------------------------------------------------------------
+
+
+def save_state(state: TrainState, log_bytes: int, folder: Path) -> None:
+    """Write everything but the weights: optimizer.safetensors and state.json."""
+    tensors, optimizer = pack_optimizer(state.optimizer)
+    save_file(tensors, folder / OPTIMIZER, metadata={"format": "pt"})
+    document = {name: getattr(state, name) for name in COUNTERS}
+    document |= {name: getattr(state, name).item() for name in LOSSES}
+    document["best"] = {"value": state.best.value, "step": state.best.step}
+    document["log_bytes"] = log_bytes
+    document["scaler"] = state.precision.scaler.state_dict()
+    document["scheduler"] = pack_scheduler(state.scheduler, state.step - state.skipped)
+    document["optimizer"] = optimizer
+    (folder / STATE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def restore(state: TrainState, checkpoint: Path) -> int:
+    """Set `state` to what was saved in `checkpoint`, which has been verified; returns the length of the log then.
+
+    Raises:
+        CheckpointError: the checkpoint is of another optimizer or schedule.
+    """
+    document = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    load_weights(state.model, checkpoint)
+    # The schedule first: replaying it changes learning rates, which the optimizer's saved ones then replace.
+    unpack_scheduler(state.scheduler, document["scheduler"])
+    try:
+        unpack_optimizer(state.optimizer, load_file(checkpoint / OPTIMIZER), document["optimizer"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint}: its optimizer state does not fit: {error}") from error
+    state.precision.scaler.load_state_dict(document["scaler"])
+    for name in COUNTERS:
+        setattr(state, name, document[name])
+    for name in LOSSES:
+        getattr(state, name).fill_(document[name])
+    state.best.value, state.best.step = document["best"]["value"], document["best"]["step"]
+    return document["log_bytes"]
+
+
+def check_identity(checkpoint: Path, identity: dict[str, Any]) -> None:
+    """Refuse to resume as another run than was saved.
+
+    Raises:
+        ConfigError: names each difference.
+    """
+    saved = read_manifest(checkpoint)["identity"]
+    different = [name for name in identity if saved.get(name) != identity[name]]
+    if different:
+        shown = "; ".join(f"{name} was {saved.get(name)}, is now {identity[name]}" for name in different)
+        raise ConfigError(f"cannot resume {checkpoint}: {shown}; start a new run to change that")

@@ -1,0 +1,127 @@
+"""One pass over the validation images -> Metrics, from sums and counts, never from means of batch means."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchmetrics import MetricCollection, SumMetric
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
+
+from data.loader import Batch
+from train import ConfigError
+from train.precision import Precision
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What one evaluation found. Rates are 0..1, the loss is nats an image."""
+
+    values: dict[str, float]  # loss, accuracy, f1_macro, ..., f1/CLASS
+    confusion: list[list[int]]  # [true class][predicted class], images
+    samples: int
+    seconds: float
+
+    def logged(self) -> dict[str, float]:
+        """With the names and the timings that the Trainer logs."""
+        rates = {"runtime": self.seconds, "samples_per_second": self.samples / self.seconds}
+        return {f"eval_{name}": value for name, value in (self.values | rates).items()}
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    normalize: nn.Module,
+    precision: Precision,
+    label_names: list[str],
+) -> Metrics:
+    """Evaluate `model` on every image of `batches` once, under the same autocast as training.
+
+    The result does not depend on how the images are batched, but for the last bits of the loss.
+
+    Args:
+        model: maps pixels [n, 3, h, w] to an output with logits [n, classes]; left in the mode it came in.
+        batches: with uint8 `pixel_values` and `labels`, on the model's device.
+        normalize: uint8 pixels to what the model takes.
+        precision: autocast.
+        label_names: of the classes, by index.
+    """
+    started, was_training = time.perf_counter(), model.training
+    counts = _count_metrics(len(label_names)).to(precision.device)
+    loss_sum = SumMetric().set_dtype(_widest(precision.device)).to(precision.device)
+    samples = 0
+    model.eval()
+    for batch in batches:
+        with precision.autocast():
+            logits = model(normalize(batch["pixel_values"])).logits
+        losses = F.cross_entropy(_at_least_float32(logits), batch["labels"], reduction="none")
+        loss_sum.update(losses)
+        counts.update(logits, batch["labels"])
+        samples += len(batch["labels"])
+    model.train(was_training)
+    found = counts.compute()
+    values = {"loss": loss_sum.compute().item() / samples}
+    values |= {name: found[name].item() for name in SUMMARIES}
+    for name in PER_CLASS:
+        values |= {
+            f"{name}/{label}": value for label, value in zip(label_names, found[name].tolist(), strict=True)
+        }
+    return Metrics(values, found["confusion"].tolist(), samples, time.perf_counter() - started)
+
+
+SUMMARIES = ("accuracy", "f1_macro", "precision_macro", "recall_macro")
+PER_CLASS = ("f1", "precision", "recall")
+
+
+def metric_names(label_names: list[str]) -> list[str]:
+    """Every name that --metric_for_best_model can choose, without the prefix eval_."""
+    return ["loss", *SUMMARIES, *(f"{name}/{label}" for name in PER_CLASS for label in label_names)]
+
+
+def choose_metric(asked: str, greater_is_better: bool | None, label_names: list[str]) -> tuple[str, bool]:
+    """The metric that chooses the best model, and whether more of it is better.
+
+    Raises:
+        ConfigError: no evaluation yields a metric of that name.
+    """
+    name, names = asked.removeprefix("eval_"), metric_names(label_names)
+    if name not in names:
+        raise ConfigError(
+            f"--metric_for_best_model {asked}: there is no such metric; there are {', '.join(names)}"
+        )
+    return name, greater_is_better if greater_is_better is not None else name != "loss"
+
+
+def _count_metrics(classes: int) -> MetricCollection:
+    """All from the same integer counts of hits and misses by class (compute groups count once)."""
+    options = {"num_classes": classes, "validate_args": False}
+    return MetricCollection(
+        {
+            "accuracy": MulticlassAccuracy(average="micro", **options),
+            "f1_macro": MulticlassF1Score(average="macro", **options),
+            "precision_macro": MulticlassPrecision(average="macro", **options),
+            "recall_macro": MulticlassRecall(average="macro", **options),
+            "f1": MulticlassF1Score(average="none", **options),
+            "precision": MulticlassPrecision(average="none", **options),
+            "recall": MulticlassRecall(average="none", **options),
+            "confusion": MulticlassConfusionMatrix(**options),
+        }
+    )
+
+
+def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    """Sums of a hundred thousand losses lose digits in float32; mps has nothing wider."""
+    return torch.float32 if device.type == "mps" else torch.float64

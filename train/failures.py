@@ -1,0 +1,42 @@
+"""What can go wrong in the middle of a run, in one line that says what to do."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from data.sources import Split
+from train import ConfigError, RunError
+from train.loop import NonFiniteError
+from train.state import TrainState
+
+MOST_NAMED = 8
+
+
+@contextlib.contextmanager
+def explained(state: TrainState, images: Split, folder: Path) -> Iterator[None]:
+    """Turn the failures of `fit` that a person can mend into ConfigError (what was given) or RunError (the machine).
+
+    Args:
+        state: tells how far the run has come.
+        images: the training split, to name the images of a bad update.
+        folder: of the run, whose checkpoints are whole whatever happened.
+    """
+    again = f"continue with: python -m train.main --output_dir {folder} --resume_from_checkpoint auto"
+    try:
+        yield
+    except NonFiniteError as error:
+        names = [images.image_name(index) for index in error.indices]
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        raise ConfigError(
+            f"update {state.step + 1}: {error.what}; stopped before it changed the weights; its images:"
+            f" {', '.join(names[:MOST_NAMED])}{more}; try a lower --learning_rate, or --precision fp32"
+        ) from error
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            "the device's memory is full: halve --per_device_train_batch_size and double"
+            " --gradient_accumulation_steps, which trains the same"
+        ) from error
+    except OSError as error:
+        raise RunError(f"cannot write in {folder}: {error.strerror or error}; then {again}") from error

@@ -1,0 +1,145 @@
+"""The loop. One iteration of `fit` is one optimizer update; everything around it has a room of its own."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import clip_grad_norm_
+
+from data.loader import Batch, Plan
+from data.seeds import key
+from train.checkpoint import CheckpointFolder
+from train.config import TrainConfig
+from train.evaluate import Metrics
+from train.optim import needs_metric
+from train.precision import Precision
+from train.state import TrainState
+from train.tracking import Tracker
+
+
+def fit(
+    state: TrainState,
+    batches: Iterator[Batch],
+    plan: Plan,
+    recipe: TrainConfig,
+    normalize: nn.Module,
+    validate: Callable[[nn.Module], Metrics],
+    checkpoints: CheckpointFolder,
+    tracker: Tracker,
+    stop_after: int | None = None,
+) -> None:
+    """Train from `state.step` to the end of the plan, or to `stop_after` updates; `state` changes in place.
+
+    Args:
+        state: model, optimizer, schedule and counters.
+        batches: the plan's micro-batches from `state.step` on, on the model's device.
+        plan: which images make up which update.
+        recipe: when to log, evaluate and save, and how to clip.
+        normalize: uint8 pixels [n, 3, h, w] to what the model takes.
+        validate: one evaluation of the model.
+        checkpoints: where the state is saved.
+        tracker: where progress is shown and recorded.
+        stop_after: stop here, with a checkpoint; schedule and order stay those of the whole run.
+
+    Raises:
+        NonFiniteError: a loss or a gradient was nan or infinite. The weights are those of the update before.
+    """
+    last = min(plan.total_updates, stop_after or plan.total_updates)
+    state.model.train()
+    while state.step < last:
+        started = time.perf_counter()
+        # The whole accumulation window first: the loss is divided by its number of samples.
+        update = state.step + 1
+        micro_batches = [next(batches) for _ in range(plan.micro_batch_count(update))]
+        # After the fetch, which in one process draws from the same generator: dropout depends on the update alone.
+        torch.manual_seed(key(plan.seed, "update", update))
+        learning_rate = state.learning_rate
+
+        step = train_step(
+            state.model, micro_batches, state.optimizer, state.precision, normalize, recipe.max_grad_norm
+        )
+
+        # On fp16 overflow the scaler skipped the update, and then the schedule must not move either.
+        state.count_update(step.loss, step.applied)
+        if step.applied and not needs_metric(state.scheduler):
+            state.scheduler.step()
+        state.train_seconds += time.perf_counter() - started
+        tracker.advance(sum(len(batch["labels"]) for batch in micro_batches))
+
+        at_end = update == plan.total_updates
+        if update % recipe.logging_steps == 0 or at_end:
+            tracker.log_training(state, plan.epoch(update), step.grad_norm.item(), learning_rate)
+        improved = False
+        if update % recipe.eval_steps == 0 or at_end:
+            metrics = validate(state.model)
+            improved = state.keep_best(metrics)
+            tracker.log_evaluation(state, plan.epoch(update), metrics, improved)
+            if needs_metric(state.scheduler):
+                state.scheduler.step(metrics.values[state.best.metric])
+        # A new best is saved whenever it is found, so that the folder `best` is never behind.
+        if improved or update % recipe.save_steps == 0 or update == last:
+            checkpoints.save(state, log_bytes=tracker.log_bytes())
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one update did."""
+
+    loss: torch.Tensor  # mean over the samples of the update
+    grad_norm: torch.Tensor  # global, before clipping
+    applied: bool  # False if the scaler skipped it
+
+
+def train_step(
+    model: nn.Module,
+    micro_batches: list[Batch],
+    optimizer: torch.optim.Optimizer,
+    precision: Precision,
+    normalize: nn.Module,
+    max_grad_norm: float,
+) -> Step:
+    """One optimizer update from one accumulation window.
+
+    The loss of each micro-batch is a sum divided by the samples of the whole window, so that the gradient is that of
+    the mean over the window, however it is cut and however short its last piece is.
+    """
+    samples = sum(len(batch["labels"]) for batch in micro_batches)
+    total_loss = torch.zeros((), dtype=precision.dtype, device=precision.device)
+    for batch in micro_batches:
+        with precision.autocast():
+            logits = model(normalize(batch["pixel_values"])).logits
+            loss = F.cross_entropy(logits, batch["labels"], reduction="sum") / samples
+        precision.scaler.scale(loss).backward()
+        total_loss += loss.detach()
+    precision.scaler.unscale_(optimizer)
+    grad_norm = clip_grad_norm_(model.parameters(), max_grad_norm or math.inf)
+    stop_if_not_finite(total_loss, grad_norm, precision, micro_batches)
+    applied = precision.step(optimizer)
+    optimizer.zero_grad(set_to_none=True)
+    return Step(total_loss, grad_norm, applied)
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss or gradient was nan or infinite; the update was not applied."""
+
+    def __init__(self, what: str, indices: list[int]) -> None:
+        """`indices` are the training images of the update."""
+        super().__init__(what)
+        self.what, self.indices = what, indices
+
+
+def stop_if_not_finite(
+    loss: torch.Tensor, grad_norm: torch.Tensor, precision: Precision, micro_batches: list[Batch]
+) -> None:
+    """Raise before the weights change. In fp16 an infinite gradient is the scaler's business, which skips it."""
+    if not torch.isfinite(loss):
+        what = f"the loss is {loss.item()}"
+    elif not torch.isfinite(grad_norm) and not precision.scaler.is_enabled():
+        what = f"the gradient norm is {grad_norm.item()}"
+    else:
+        return
+    raise NonFiniteError(what, torch.cat([batch["index"] for batch in micro_batches]).tolist())

@@ -1,0 +1,76 @@
+"""Fine-tune a Vision Transformer: the outline of a run. The loop itself is `fit` in train/loop.py."""
+
+import sys
+from collections.abc import Sequence
+
+from data import DataError
+from models import ModelError
+from train import ConfigError, RunError
+from train.config import Config
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code: 0 done, 1 the run failed, 2 something given to it is not usable."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        from train.cli import parse
+
+        run(parse(arguments))
+    except (ConfigError, DataError, ModelError, RunError) as error:
+        if "--debug" in arguments:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, RunError) else 2
+    return 0
+
+
+def run(config: Config) -> None:
+    """Build what the configuration asks for, train, and report."""
+    # Imported here, so that --help and a mistyped flag do not wait seconds for torch.
+    import torch
+
+    from train import failures, report, resume, rundir, setup
+    from train.checkpoint import CheckpointFolder
+    from train.loop import fit
+    from train.tracking import Tracker, say
+
+    say(f"preset {config.run.preset}: {config.preset_reason}")
+    precision, why = setup.choose_compute(config.run)
+    offline = setup.is_offline(config.data, config.model)
+    splits = setup.load_data(config.data, config.run, offline)
+    plan = setup.make_plan(config.train, len(splits.train), config.run.seed, config.data.dataloader_drop_last)
+    checkpoint = resume.find_checkpoint(config.run, say)
+
+    torch.manual_seed(config.run.seed)  # before the model is built: the new head is drawn from it
+    loaded = setup.load_network(
+        str(checkpoint or config.model.model), splits.label_names, precision, config.run.cache_dir, offline
+    )
+    feed = setup.build_feed(splits, loaded.processor, precision, config.data, config.train, config.run.seed)
+    if config.run.eval_only:
+        report.print_evaluation(feed.validate(loaded.network))
+        return
+    state = setup.build_state(loaded.network, config.train, precision, plan.total_updates, splits.label_names)
+
+    decided = setup.describe(config.run.preset, config.preset_reason, precision, why, splits)
+    identity = resume.identity(config, decided)
+    log_bytes = resume.bring_back(state, checkpoint, identity)
+    folder, run_id = rundir.open_run(config.run.output_dir, config.flat(), decided)
+    checkpoints = CheckpointFolder(folder, run_id, identity, loaded.processor, config.train.save_total_limit)
+    with Tracker(folder, plan.total_updates, state.step, log_bytes) as tracker:
+        with failures.explained(state, splits.train, folder):
+            fit(
+                state,
+                feed.training(plan, state.step),
+                plan,
+                config.train,
+                feed.normalize,
+                feed.validate,
+                checkpoints,
+                tracker,
+                config.run.stop_after,
+            )
+        report.finish(folder, config, decided, state, plan, feed, tracker)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Autocast and the GradScaler as one object that is always there, so that the loop has one path for all precisions."""
+
+import contextlib
+from dataclasses import dataclass, field
+
+import torch
+
+from train import ConfigError
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Precision:
+    """How numbers are computed on one device. Parameters stay `dtype`; autocast narrows what can be narrowed."""
+
+    name: str  # fp32, bf16, fp16 or fp64
+    device: torch.device
+    scaler: torch.amp.GradScaler = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Only fp16 needs scaling: its smallest gradients would become zero. Disabled, the scaler does nothing."""
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of parameters, gradients, optimizer state, and pixels before autocast."""
+        return torch.float64 if self.name == "fp64" else torch.float32
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """For the forward pass, in training and evaluation alike."""
+        if self.name not in AUTOCAST:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=AUTOCAST[self.name])
+
+    def step(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Update the weights. False if the scaler skipped the update because fp16 gradients overflowed."""
+        scale = self.scaler.get_scale()
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        return self.scaler.get_scale() >= scale  # it is lowered after an overflow, and only then
+
+
+def choose_device(asked: str) -> torch.device:
+    """`auto` is the best there is; anything else must exist.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if asked == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split(". ")[0].splitlines()[0]
+        raise ConfigError(f"--device {asked}: cannot be used here: {reason}") from error
+    return device
+
+
+def choose_precision(asked: str, device: torch.device) -> tuple[str, str]:
+    """The precision to take, and why, in words.
+
+    Raises:
+        ConfigError: the device cannot compute in it; the Trainer would train in another without a word.
+    """
+    if asked == "auto":
+        if device.type == "cuda":
+            return "fp16", "the recipe's choice on CUDA, with a GradScaler"
+        if device.type == "cpu" and (unit := _bf16_unit()):
+            return "bf16", f"this processor has {unit}"
+        return (
+            "fp32",
+            f"{device.type} has no units for bf16" if device.type == "cpu" else f"safe on {device.type}",
+        )
+    if asked == "fp16" and device.type != "cuda":
+        raise ConfigError(
+            f"--precision fp16: needs a CUDA device, and this is {device}; bf16 or fp32 work here"
+        )
+    if asked == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ConfigError("--precision bf16: this GPU cannot; fp16 and fp32 work here")
+    if asked == "fp64" and device.type == "mps":
+        raise ConfigError("--precision fp64: mps cannot; use --device cpu")
+    return asked, "as asked"
+
+
+def _bf16_unit() -> str | None:
+    """The name of the processor's unit for bf16 matrix products, if torch would use it."""
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX512", "AMX"):  # as ATEN_CPU_CAPABILITY allows
+        return None
+    # Private names, but the ones that torch 2.10 to 2.15 share; the public get_capabilities() is newer.
+    if torch.cpu._is_amx_tile_supported():
+        return "AMX"
+    return "AVX512-BF16" if torch.cpu._is_avx512_bf16_supported() else None

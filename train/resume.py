@@ -1,0 +1,76 @@
+"""Continuing a run: what must be the same, which checkpoint, and bringing the state back to it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from train import ConfigError, rundir
+from train.checkpoint import CheckpointError, check_identity, newest_sound, restore, verify
+from train.config import OF_THE_START, Config, RunConfig
+from train.state import TrainState
+
+# Flags that change what is shown or kept, or how fast it goes, but no bit of the weights.
+FREE = {
+    *OF_THE_START,
+    "preset",
+    "dataloader_num_workers",
+    "dataloader_timeout",
+    "logging_steps",
+    "save_total_limit",
+}
+# How a flag names a thing, not what it is: compared by content (fingerprint, checkpoint) or by outcome (precision).
+BY_CONTENT = {"dataset", "model", "device", "precision"}
+
+
+def identity(config: Config, decided: dict[str, Any]) -> dict[str, Any]:
+    """All that the bits of a run depend on and a resume may not change."""
+    flags = {name: value for name, value in config.flat().items() if name not in FREE | BY_CONTENT}
+    return flags | {name: decided[name] for name in ("dataset_fingerprint", "label_names", "precision")}
+
+
+def find_checkpoint(run: RunConfig, say: Callable[[str], None]) -> Path | None:
+    """The checkpoint to resume from; None to start at update 0.
+
+    Raises:
+        ConfigError: the one that was named is damaged, or the run has some but none that is sound.
+    """
+    asked, output_dir = run.resume_from_checkpoint, run.output_dir
+    if asked is None:
+        return None
+    if asked != "auto":
+        try:
+            verify(Path(asked))
+        except CheckpointError as error:
+            raise ConfigError(f"--resume_from_checkpoint {error}; auto takes the newest sound one") from error
+        return Path(asked)
+    if output_dir is None or not (Path(output_dir) / rundir.RECORD).is_file():
+        say("resume: no run to continue yet, so this one starts at update 0")
+        return None
+    found, notes = newest_sound(Path(output_dir))
+    for note in notes:
+        say(f"warning: {note}")
+    if found is None and notes:
+        raise ConfigError(
+            f"--resume_from_checkpoint auto: no checkpoint in {output_dir} is sound; start a new run"
+        )
+    say(
+        f"resume: from {found}"
+        if found
+        else f"resume: {output_dir} has no checkpoint yet; starting at update 0"
+    )
+    return found
+
+
+def bring_back(state: TrainState, checkpoint: Path | None, same: dict[str, Any]) -> int:
+    """Restore `state` from a checkpoint of the same run, if there is one; returns the length of its log then.
+
+    Raises:
+        ConfigError: the run is another one by now, with each difference.
+    """
+    if checkpoint is None:
+        return 0
+    check_identity(checkpoint, same)
+    try:
+        return restore(state, checkpoint)
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from error
