@@ -1,4 +1,4 @@
-"""One full decode of every image before training, so that a broken one stops a run at its start, not in its third hour."""
+"""One full decode of every image before training: a broken one stops a run at its start, not in its third hour."""
 
 import os
 import sys
@@ -21,9 +21,7 @@ def check_images(splits: Iterable[Split]) -> None:
         DataError: names the images that cannot be decoded.
     """
     work = [(split, index) for split in splits for index in range(len(split))]
-    with ThreadPoolExecutor(
-        os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()
-    ) as pool:
+    with ThreadPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) as pool:
         results = tqdm(
             pool.map(_problem, work),
             "checking images",
@@ -34,9 +32,7 @@ def check_images(splits: Iterable[Split]) -> None:
         bad = [problem for problem in results if problem]
     if bad:
         more = f"; and {len(bad) - MOST_LISTED} more" if len(bad) > MOST_LISTED else ""
-        raise DataError(
-            f"{len(bad)} of {len(work)} images are not usable: {'; '.join(bad[:MOST_LISTED])}{more}"
-        )
+        raise DataError(f"{len(bad)} of {len(work)} images are not usable: {'; '.join(bad[:MOST_LISTED])}{more}")
 
 
 def _problem(item: tuple[Split, int]) -> str | None:

@@ -198,11 +198,10 @@ def _cached_snapshot(dataset: str) -> str:
 def _choose_splits(files: dict[str, list[str]], dataset: str, notes: list[str]) -> dict[str, str]:
     """Which of the dataset's splits is `train`, and which, if any, is `validation`."""
     if "train" not in files:
-        raise DataError(
-            f"--dataset {dataset}: has no train split; it has {', '.join(sorted(files)) or 'none'}"
-        )
+        raise DataError(f"--dataset {dataset}: has no train split; it has {', '.join(sorted(files)) or 'none'}")
     chosen = {"train": "train"}
-    chosen |= {"validation": name for name in reversed(VALIDATION_NAMES) if name in files}
+    if validation := [name for name in VALIDATION_NAMES if name in files]:
+        chosen["validation"] = validation[0]
     unused = sorted(set(files) - set(chosen.values()))
     if unused:
         notes.append(f"splits not used: {', '.join(unused)}")
@@ -227,17 +226,13 @@ class _Labelled:
     declared: bool  # the names were declared (ClassLabel, folders), not merely seen in the rows
 
 
-def _label(
-    table: datasets.Dataset, dataset: str, image_column: str | None, label_column: str | None
-) -> _Labelled:
+def _label(table: datasets.Dataset, dataset: str, image_column: str | None, label_column: str | None) -> _Labelled:
     image_column = _image_column(table, dataset, image_column)
     label_column = _label_column(table, dataset, label_column)
     values, feature = list(table[label_column]), table.features[label_column]
     missing = sum(value is None or value == -1 for value in values)
     if missing:  # -1 is the Hub's mark for "no label given", as in hidden test splits
-        raise DataError(
-            f"--dataset {dataset}: {missing} of {len(values)} rows have no value in '{label_column}'"
-        )
+        raise DataError(f"--dataset {dataset}: {missing} of {len(values)} rows have no value in '{label_column}'")
     undecoded = _undecoded(table, image_column)
     if isinstance(feature, datasets.ClassLabel):
         return _Labelled(undecoded, values, list(feature.names), declared=True)
@@ -264,9 +259,7 @@ def _label_column(table: datasets.Dataset, dataset: str, named: str | None) -> s
     likely = [name for name in LABEL_NAMES if name in table.features and _holds_classes(table.features[name])]
     column = _one_column("label", table, dataset, named, typed, LABEL_NAMES, likely)
     if column not in typed and not _holds_classes(table.features[column]):
-        raise DataError(
-            f"--dataset {dataset}: column '{column}' holds {table.features[column]}, not one class a row"
-        )
+        raise DataError(f"--dataset {dataset}: column '{column}' holds {table.features[column]}, not one class a row")
     return column
 
 
@@ -277,8 +270,7 @@ def _holds_bytes(feature: object) -> bool:
 
 def _holds_classes(feature: object) -> bool:
     return isinstance(feature, datasets.ClassLabel) or (
-        isinstance(feature, datasets.Value)
-        and feature.dtype.startswith(("int", "uint", "string", "large_string"))
+        isinstance(feature, datasets.Value) and feature.dtype.startswith(("int", "uint", "string", "large_string"))
     )
 
 
@@ -312,9 +304,10 @@ def _one_column(
 
 
 def _hold_out(train: _Labelled, fraction: float, seed: int, notes: list[str]) -> dict[str, _Labelled]:
-    """Take `fraction` of each class, at least one image, for validation; a pure function of the seed."""
+    """Take `fraction` of each class for validation, at least one image, but never all; a function of the seed."""
     order = torch.randperm(len(train.values), generator=torch.Generator().manual_seed(seed)).tolist()
-    quota = {label: max(1, round(count * fraction)) for label, count in Counter(train.values).items()}
+    counts = Counter(train.values)
+    quota = {label: min(count - 1, max(1, round(count * fraction))) for label, count in counts.items()}
     held: list[int] = []
     for index in order:
         if quota[train.values[index]] > 0:
@@ -349,11 +342,7 @@ def _subset(split: Split, most: int | None, seed: int) -> Split:
     if most is None or most >= len(split):
         return split
     # Random rather than the first ones: published tables are often sorted by class.
-    rows = (
-        torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:most]
-        .sort()
-        .values.tolist()
-    )
+    rows = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:most].sort().values.tolist()
     return Split(split.name, split.table.select(rows), [split.labels[row] for row in rows])
 
 

@@ -80,9 +80,7 @@ def load_model(
     try:
         old, _ = ViTConfig.get_config_dict(model, **where)
         if old.get("model_type") != "vit":
-            raise ModelError(
-                f"--model {model}: is a {old.get('model_type', 'nameless')} model; a vit is needed"
-            )
+            raise ModelError(f"--model {model}: is a {old.get('model_type', 'nameless')} model; a vit is needed")
         processor = _read_processor(model, where)
         network, report = ViTForImageClassification.from_pretrained(
             model,
@@ -109,9 +107,7 @@ def load_model(
 def save_model(network: ViTForImageClassification, processor: dict[str, Any], folder: Path) -> None:
     """Write `model.safetensors`, `config.json` and `preprocessor_config.json`, loadable by `from_pretrained`."""
     network.save_pretrained(folder)
-    (folder / PROCESSOR_FILE).write_text(
-        json.dumps(processor, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-    )
+    (folder / PROCESSOR_FILE).write_text(json.dumps(processor, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def load_weights(network: ViTForImageClassification, folder: Path) -> None:
@@ -120,9 +116,7 @@ def load_weights(network: ViTForImageClassification, folder: Path) -> None:
     network.load_state_dict(saved.state_dict(), strict=True)
 
 
-def _from_scratch(
-    model: str, id2label: dict[int, str], label2id: dict[str, int], attention: str
-) -> LoadedModel:
+def _from_scratch(model: str, id2label: dict[int, str], label2id: dict[str, int], attention: str) -> LoadedModel:
     if model not in BUILT_IN:
         raise ModelError(f"--model {model}: the built-in models are {', '.join(BUILT_IN)}")
     config = ViTConfig(**BUILT_IN[model], id2label=id2label, label2id=label2id, attn_implementation=attention)
@@ -146,9 +140,7 @@ def _refuse_unusable_path(model: str) -> None:
         raise ModelError(f"--model {model}: the folder holds no config.json; name a checkpoint folder")
     if path.is_file():
         raise ModelError(f"--model {model}: is a file; name the folder that holds config.json")
-    if not path.exists() and (
-        model.startswith((".", "/", "~")) or model.count("/") > 1 or model.endswith("/")
-    ):
+    if not path.exists() and (model.startswith((".", "/", "~")) or model.count("/") > 1 or model.endswith("/")):
         raise ModelError(f"--model {model}: there is no such folder")
 
 
@@ -164,9 +156,7 @@ def _read_processor(model: str, where: dict[str, Any]) -> dict[str, Any]:
 
 def _labels(config: dict[str, Any]) -> list[str]:
     """The class names of a config.json, by index; what it stores as {"0": "cat"}."""
-    return [
-        name for _, name in sorted((int(index), name) for index, name in config.get("id2label", {}).items())
-    ]
+    return [name for _, name in sorted((int(index), name) for index, name in config.get("id2label", {}).items())]
 
 
 def _check_keys(model: str, report: dict[str, Any], head_may_differ: bool) -> list[str]:
@@ -201,9 +191,7 @@ def _check_size(model: str, config: ViTConfig, processor: dict[str, Any]) -> Non
     sides = [size.get("height"), size.get("width")] if isinstance(size, dict) else [size, size]
     expected = list(wanted) if isinstance(wanted, list | tuple) else [wanted, wanted]
     if sides != expected:
-        raise ModelError(
-            f"--model {model}: {PROCESSOR_FILE} says size {size}, config.json image_size {wanted}"
-        )
+        raise ModelError(f"--model {model}: {PROCESSOR_FILE} says size {size}, config.json image_size {wanted}")
     if config.num_channels != 3:
         raise ModelError(f"--model {model}: wants {config.num_channels} channels; images here have 3 (RGB)")
 

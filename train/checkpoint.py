@@ -90,9 +90,7 @@ def beyond_limit(steps: list[int], keep: int | None, best: int | None) -> list[i
 
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """(step, path) of every `checkpoint-N` in a run's folder, newest first; sound or not."""
-    found = [
-        (re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in folder.iterdir() if path.is_dir()
-    ]
+    found = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in folder.iterdir() if path.is_dir()]
     return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
 
 

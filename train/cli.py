@@ -41,9 +41,7 @@ def parse(argv: Sequence[str]) -> Config:
         preset, reason = stored["preset"], f"as recorded in {record.parent}, which goes on"
     else:
         preset, reason = choose_preset(run.preset, named, run.cache_dir)
-    remembered = {
-        name: value for name, value in stored.items() if name not in OF_THE_START and value is not None
-    }
+    remembered = {name: value for name, value in stored.items() if name not in OF_THE_START and value is not None}
     defaults = PRESETS[preset] | remembered
     parser.set_defaults(**defaults)
     run, data, model, train = _sections(parser, tokens)
@@ -63,13 +61,9 @@ def _check_together(config: Config) -> None:
     resuming = config.run.resume_from_checkpoint is not None
     if config.run.eval_only:
         if given := [
-            name
-            for name in ("output_dir", "resume_from_checkpoint", "stop_after")
-            if getattr(config.run, name)
+            name for name in ("output_dir", "resume_from_checkpoint", "stop_after") if getattr(config.run, name)
         ]:
-            raise ConfigError(
-                f"--eval_only: trains and writes nothing, so --{given[0]} has no meaning beside it"
-            )
+            raise ConfigError(f"--eval_only: trains and writes nothing, so --{given[0]} has no meaning beside it")
         return
     holds_run = config.run.output_dir is not None and (Path(config.run.output_dir) / RECORD).is_file()
     check_output_dir(config.run.output_dir, resuming and holds_run)
@@ -85,9 +79,7 @@ def _build_parser() -> Any:
 
     parser = Parser(SECTIONS, usage=USAGE, allow_abbrev=False)
     for action in parser._actions:
-        recipes = [
-            f"{name}: {preset[action.dest]}" for name, preset in PRESETS.items() if action.dest in preset
-        ]
+        recipes = [f"{name}: {preset[action.dest]}" for name, preset in PRESETS.items() if action.dest in preset]
         if recipes and action.help:
             action.help += f" [{'; '.join(recipes)}]"
     return parser
@@ -105,9 +97,7 @@ def _sections(parser: Any, tokens: list[str]) -> tuple[Any, ...]:
 def _unknown(token: str) -> str:
     close = difflib.get_close_matches(token.split("=")[0].lstrip("-").replace("-", "_"), FLAGS, n=1)
     hint = f"did you mean --{close[0]}?" if close and token.startswith("-") else "--help lists every flag"
-    return (
-        f"{token}: no such flag; {hint}" if token.startswith("-") else f"{token}: belongs to no flag; {hint}"
-    )
+    return f"{token}: no such flag; {hint}" if token.startswith("-") else f"{token}: belongs to no flag; {hint}"
 
 
 def _named(tokens: list[str]) -> set[str]:

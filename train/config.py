@@ -35,9 +35,7 @@ class RunConfig:
         None,
         "Stop, with a checkpoint, when this many updates are done; the schedule stays that of the whole run.",
     )
-    eval_only: bool = flag(
-        False, "Evaluate --model on the validation split, print the metrics, and do not train."
-    )
+    eval_only: bool = flag(False, "Evaluate --model on the validation split, print the metrics, and do not train.")
     seed: int = flag(42, "Of the new head, the order of images and everything else random.")
     device: str = flag("auto", "auto (cuda, else mps, else cpu), or a torch device such as cuda:1.")
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = flag(
@@ -45,9 +43,7 @@ class RunConfig:
         "auto: fp16 with a GradScaler on CUDA; bf16 on a CPU with AMX or AVX512-BF16; else fp32. Weights stay fp32"
         " (fp64 for fp64, which is for comparing algorithms).",
     )
-    cache_dir: str | None = flag(
-        None, "Where the Hub libraries keep downloads and tables. Default: their own caches."
-    )
+    cache_dir: str | None = flag(None, "Where the Hub libraries keep downloads and tables. Default: their own caches.")
     debug: bool = flag(False, "Show the traceback of an error.")
 
     def __post_init__(self) -> None:
@@ -74,9 +70,7 @@ class DataConfig:
     max_eval_samples: int | None = flag(None, "Evaluate on a seeded random subset of so many images.")
     dataloader_num_workers: int = flag(0, "Processes that decode images; 0 decodes in the main process.")
     dataloader_drop_last: bool = flag(False, "Drop the last, short batch of every epoch.")
-    dataloader_timeout: int = flag(
-        120, "Seconds after which a worker that delivers nothing is an error; 0 waits."
-    )
+    dataloader_timeout: int = flag(120, "Seconds after which a worker that delivers nothing is an error; 0 waits.")
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -104,9 +98,7 @@ class TrainConfig:
     per_device_train_batch_size: int = flag(8, "Images a device sees at once in training.")
     per_device_eval_batch_size: int = flag(8, "Images a device sees at once in evaluation.")
     gradient_accumulation_steps: int = flag(1, "Batches whose gradients are added up for one update.")
-    optim: str = flag(
-        "adamw", "Class of torch.optim by name (adamw, sgd, nadam, muon, ...), or package.module:Class."
-    )
+    optim: str = flag("adamw", "Class of torch.optim by name (adamw, sgd, nadam, muon, ...), or package.module:Class.")
     optim_args: str | None = flag(None, "Its arguments: momentum=0.9,nesterov=true")
     learning_rate: float = flag(5e-5, "Peak learning rate.")
     weight_decay: float = flag(0.0, "Weight decay; biases and LayerNorms are spared.")
@@ -118,16 +110,10 @@ class TrainConfig:
     warmup_steps: float = flag(0, "Updates of linear warm-up; a number below 1 is a share of all updates.")
     logging_steps: int = flag(500, "Log every so many updates.")
     eval_steps: int = flag(500, "Evaluate every so many updates, and at the end.")
-    save_steps: int = flag(
-        500, "Save a checkpoint every so many updates, at the end, and whenever a best is found."
-    )
+    save_steps: int = flag(500, "Save a checkpoint every so many updates, at the end, and whenever a best is found.")
     save_total_limit: int | None = flag(None, "Checkpoints to keep; the best and the newest are always kept.")
-    metric_for_best_model: str = flag(
-        "loss", "Validation metric that chooses the best model, e.g. accuracy, f1_macro."
-    )
-    greater_is_better: bool | None = flag(
-        None, "Whether more of it is better. Default: yes, unless it is a loss."
-    )
+    metric_for_best_model: str = flag("loss", "Validation metric that chooses the best model, e.g. accuracy, f1_macro.")
+    greater_is_better: bool | None = flag(None, "Whether more of it is better. Default: yes, unless it is a loss.")
 
     def __post_init__(self) -> None:
         """Check the numbers, and that what is best will have been saved."""

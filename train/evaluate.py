@@ -72,9 +72,7 @@ def evaluate(
     values = {"loss": loss_sum.compute().item() / samples}
     values |= {name: found[name].item() for name in SUMMARIES}
     for name in PER_CLASS:
-        values |= {
-            f"{name}/{label}": value for label, value in zip(label_names, found[name].tolist(), strict=True)
-        }
+        values |= {f"{name}/{label}": value for label, value in zip(label_names, found[name].tolist(), strict=True)}
     return Metrics(values, found["confusion"].tolist(), samples, time.perf_counter() - started)
 
 
@@ -95,9 +93,7 @@ def choose_metric(asked: str, greater_is_better: bool | None, label_names: list[
     """
     name, names = asked.removeprefix("eval_"), metric_names(label_names)
     if name not in names:
-        raise ConfigError(
-            f"--metric_for_best_model {asked}: there is no such metric; there are {', '.join(names)}"
-        )
+        raise ConfigError(f"--metric_for_best_model {asked}: there is no such metric; there are {', '.join(names)}")
     return name, greater_is_better if greater_is_better is not None else name != "loss"
 
 

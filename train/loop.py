@@ -59,9 +59,7 @@ def fit(
         torch.manual_seed(key(plan.seed, "update", update))
         learning_rate = state.learning_rate
 
-        step = train_step(
-            state.model, micro_batches, state.optimizer, state.precision, normalize, recipe.max_grad_norm
-        )
+        step = train_step(state.model, micro_batches, state.optimizer, state.precision, normalize, recipe.max_grad_norm)
 
         # On fp16 overflow the scaler skipped the update, and then the schedule must not move either.
         state.count_update(step.loss, step.applied)

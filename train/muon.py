@@ -31,9 +31,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         inner = _part(groups, lambda parameter: parameter in hidden)
         outer = _part(groups, lambda parameter: parameter not in hidden)
         try:
-            self.muon = torch.optim.Muon(
-                inner, lr=learning_rate, **({"adjust_lr_fn": "match_rms_adamw"} | options)
-            )
+            self.muon = torch.optim.Muon(inner, lr=learning_rate, **({"adjust_lr_fn": "match_rms_adamw"} | options))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"--optim muon: {error}") from error
         self.adamw = torch.optim.AdamW(outer, lr=learning_rate, fused=True)
@@ -59,8 +57,5 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def _part(groups: list[dict[str, Any]], wanted: Any) -> list[dict[str, Any]]:
-    parts = [
-        group | {"params": [parameter for parameter in group["params"] if wanted(parameter)]}
-        for group in groups
-    ]
+    parts = [group | {"params": [parameter for parameter in group["params"] if wanted(parameter)]} for group in groups]
     return [part for part in parts if part["params"]]

@@ -43,11 +43,9 @@ def build_optimizer(
     check_arguments("optim_args", optimizer_class.__name__, options, takes, {"params", "lr", "weight_decay"})
     if "weight_decay" not in takes:
         if weight_decay:
-            raise ConfigError(
-                f"--weight_decay {weight_decay}: {optimizer_class.__name__} takes none; leave it at 0"
-            )
+            raise ConfigError(f"--weight_decay {weight_decay}: {optimizer_class.__name__} takes none; leave it at 0")
         groups = [{"params": group["params"]} for group in groups]
-    if optimizer_class is torch.optim.Muon if hasattr(torch.optim, "Muon") else False:
+    if optimizer_class is getattr(torch.optim, "Muon", None):
         return MuonWithAdamW(model, groups, learning_rate, options)
     # One fused kernel instead of one per parameter and operation, where the class has it; like the Trainer's.
     if "fused" in takes and not options.keys() & {"foreach", "differentiable", "fused"}:
@@ -152,9 +150,7 @@ def needs_metric(scheduler: LRScheduler) -> bool:
     return first is not None and first.name.startswith("metric") and first.default is inspect.Parameter.empty
 
 
-def _run_length(
-    takes: dict[str, inspect.Parameter], optimizer: torch.optim.Optimizer, total: int
-) -> dict[str, Any]:
+def _run_length(takes: dict[str, inspect.Parameter], optimizer: torch.optim.Optimizer, total: int) -> dict[str, Any]:
     """Required arguments that the run itself answers: how long it is, and the peak learning rate."""
     peak = optimizer.param_groups[0]["lr"]
     known = {"T_max": total, "total_steps": total, "total_iters": total, "max_lr": peak, "base_lr": peak / 10}
@@ -167,9 +163,7 @@ def _run_length(
 
 def _refuse_warmup(name: str, warmup: int, takes: dict[str, inspect.Parameter]) -> None:
     if warmup and "num_warmup_steps" not in takes:
-        raise ConfigError(
-            f"--warmup_steps: {name} has no warm-up; leave it at 0, or take one of get_scheduler's"
-        )
+        raise ConfigError(f"--warmup_steps: {name} has no warm-up; leave it at 0, or take one of get_scheduler's")
 
 
 def _parameters(function: Callable) -> dict[str, inspect.Parameter]:

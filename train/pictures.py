@@ -54,9 +54,7 @@ def prediction_picture(
     sheet = Image.new("RGB", (len(pixels) * side, side + CAPTION), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
     labels = batch["labels"][:most].tolist()
-    for position, (image, row, label) in enumerate(
-        zip(pixels.cpu(), probabilities.cpu(), labels, strict=True)
-    ):
+    for position, (image, row, label) in enumerate(zip(pixels.cpu(), probabilities.cpu(), labels, strict=True)):
         shown = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((side - 4, side - 4))
         sheet.paste(shown, (position * side, 0))
         share, predicted = row.max(0)

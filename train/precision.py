@@ -76,9 +76,7 @@ def choose_precision(asked: str, device: torch.device) -> tuple[str, str]:
             f"{device.type} has no units for bf16" if device.type == "cpu" else f"safe on {device.type}",
         )
     if asked == "fp16" and device.type != "cuda":
-        raise ConfigError(
-            f"--precision fp16: needs a CUDA device, and this is {device}; bf16 or fp32 work here"
-        )
+        raise ConfigError(f"--precision fp16: needs a CUDA device, and this is {device}; bf16 or fp32 work here")
     if asked == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ConfigError("--precision bf16: this GPU cannot; fp16 and fp32 work here")
     if asked == "fp64" and device.type == "mps":

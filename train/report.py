@@ -49,17 +49,15 @@ def finish(
     metrics = feed.validate(network)
     best = metrics.values[state.best.metric]
     evaluation = eval_results(metrics) | {"epoch": plan.epoch(state.best.step)}
-    training = train_results(state, plan) | {
-        name: decided[name] for name in ("preset", "preset_reason", "precision")
-    }
+    training = train_results(state, plan) | {name: decided[name] for name in ("preset", "preset_reason", "precision")}
     write_results(folder, training, evaluation)
     write_model_card(folder, config, decided, state, evaluation)
     show(tracker, network, state, metrics, feed, config.flat())
     low, high = evaluation["eval_accuracy_wilson_95"]
     same = "exactly as" if best == state.best.value else f"{state.best.value!r} when"
     say(
-        f"done: {folder} holds the model of update {state.best.step}; read back from there: {state.best.metric} {best:.6g}"
-        f" ({same} logged), accuracy {metrics.values['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f})"
+        f"done: {folder} holds the model of update {state.best.step}; read back from there: {state.best.metric}"
+        f" {best:.6g} ({same} logged), accuracy {metrics.values['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f})"
     )
 
 
@@ -85,9 +83,7 @@ def show(
     """Give TensorBoard the hyper-parameters with the final metrics, the confusion matrix, and some predictions."""
     batch = feed.first_validation_batch()
     pictures = {
-        "validation/predictions": prediction_picture(
-            network, batch, feed.normalize, state.precision, feed.label_names
-        )
+        "validation/predictions": prediction_picture(network, batch, feed.normalize, state.precision, feed.label_names)
     }
     if len(feed.label_names) <= MOST_CLASSES:
         pictures["validation/confusion"] = confusion_picture(metrics.confusion, feed.label_names)

@@ -50,14 +50,8 @@ def find_checkpoint(run: RunConfig, say: Callable[[str], None]) -> Path | None:
     for note in notes:
         say(f"warning: {note}")
     if found is None and notes:
-        raise ConfigError(
-            f"--resume_from_checkpoint auto: no checkpoint in {output_dir} is sound; start a new run"
-        )
-    say(
-        f"resume: from {found}"
-        if found
-        else f"resume: {output_dir} has no checkpoint yet; starting at update 0"
-    )
+        raise ConfigError(f"--resume_from_checkpoint auto: no checkpoint in {output_dir} is sound; start a new run")
+    say(f"resume: from {found}" if found else f"resume: {output_dir} has no checkpoint yet; starting at update 0")
     return found
 
 

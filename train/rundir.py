@@ -22,14 +22,10 @@ def find_run(output_dir: str | None, resume: str | None, dataset: str | None) ->
     if resume != "auto":
         checkpoint = Path(resume)
         if not checkpoint.is_dir():
-            raise ConfigError(
-                f"--resume_from_checkpoint {resume}: there is no such folder; auto finds the newest"
-            )
+            raise ConfigError(f"--resume_from_checkpoint {resume}: there is no such folder; auto finds the newest")
         run = checkpoint.resolve().parent
         if not (run / RECORD).is_file():
-            raise ConfigError(
-                f"--resume_from_checkpoint {resume}: {run} holds no {RECORD}; not a run's checkpoint"
-            )
+            raise ConfigError(f"--resume_from_checkpoint {resume}: {run} holds no {RECORD}; not a run's checkpoint")
         if output_dir is not None and Path(output_dir).resolve() != run:
             raise ConfigError(
                 f"--resume_from_checkpoint {resume}: belongs to the run in {run}, not to --output_dir {output_dir};"
@@ -94,9 +90,7 @@ def open_run(output_dir: str | None, flags: dict[str, Any], decided: dict[str, A
         return Path(output_dir), read_record(Path(output_dir) / RECORD)["run_id"]
     folder, run_id = make_run_dir(output_dir, flags["dataset"]), uuid.uuid4().hex[:12]
     try:
-        fs.write_text(
-            folder / RECORD, json.dumps({"run_id": run_id, "config": flags, **decided}, indent=2) + "\n"
-        )
+        fs.write_text(folder / RECORD, json.dumps({"run_id": run_id, "config": flags, **decided}, indent=2) + "\n")
         fs.write_text(folder / CONFIG, yaml.safe_dump(flags, sort_keys=False))
     except OSError as error:
         raise ConfigError(f"--output_dir {folder}: cannot be written in: {error.strerror}") from error
@@ -112,11 +106,7 @@ def read_record(record: Path) -> dict[str, Any]:
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
         flags = content["config"]
-        if (
-            not isinstance(content["run_id"], str)
-            or not isinstance(flags, dict)
-            or flags.keys() - FLAGS.keys()
-        ):
+        if not isinstance(content["run_id"], str) or not isinstance(flags, dict) or flags.keys() - FLAGS.keys():
             raise ValueError("it lacks what a run of this program writes")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{record}: cannot be used: {' '.join(str(error).split())}") from error

@@ -34,14 +34,10 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Te
     try:
         return tensors, json.loads(json.dumps(document, default=_number))
     except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"--optim {type(optimizer).__name__}: its state cannot be saved: {error}"
-        ) from error
+        raise ConfigError(f"--optim {type(optimizer).__name__}: its state cannot be saved: {error}") from error
 
 
-def unpack_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], document: Document
-) -> None:
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], document: Document) -> None:
     """Give a fresh optimizer of the same class and parameters the packed state, bit for bit.
 
     Raises:
@@ -53,9 +49,7 @@ def unpack_optimizer(
     for key, value in [*tensors.items(), *document["scalars"].items()]:
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
-    groups = [
-        _like(fresh, saved) for fresh, saved in zip(optimizer.param_groups, document["groups"], strict=True)
-    ]
+    groups = [_like(fresh, saved) for fresh, saved in zip(optimizer.param_groups, document["groups"], strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     # load_state_dict casts to the parameter's dtype; what the optimizer itself keeps in another one goes back.
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -40,9 +40,7 @@ def choose_compute(run: RunConfig) -> tuple[Precision, str]:
     """The device and precision to compute in, and why."""
     device = choose_device(run.device)
     name, reason = choose_precision(run.precision, device)
-    where = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    )
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     say(f"computing on {device} ({where}) in {name}: {reason}")
     return Precision(name, device), reason
 
@@ -80,9 +78,7 @@ def load_data(data: DataConfig, run: RunConfig, offline: bool) -> Splits:
     for note in splits.notes:
         say(f"data: {note}")
     sizes = f"{len(splits.train)} training and {len(splits.validation)} validation images"
-    say(
-        f"data: {splits.dataset}: {sizes}, {len(splits.label_names)} classes: {', '.join(splits.label_names)}"
-    )
+    say(f"data: {splits.dataset}: {sizes}, {len(splits.label_names)} classes: {', '.join(splits.label_names)}")
     return splits
 
 
@@ -113,12 +109,8 @@ def build_state(
     network: nn.Module, train: TrainConfig, precision: Precision, total_updates: int, label_names: list[str]
 ) -> TrainState:
     """Optimizer, schedule and counters at update 0."""
-    metric, greater_is_better = choose_metric(
-        train.metric_for_best_model, train.greater_is_better, label_names
-    )
-    optimizer = build_optimizer(
-        network, train.optim, train.optim_args, train.learning_rate, train.weight_decay
-    )
+    metric, greater_is_better = choose_metric(train.metric_for_best_model, train.greater_is_better, label_names)
+    optimizer = build_optimizer(network, train.optim, train.optim_args, train.learning_rate, train.weight_decay)
     scheduler = build_scheduler(
         optimizer, train.lr_scheduler_type, train.lr_scheduler_kwargs, train.warmup_steps, total_updates
     )

@@ -42,9 +42,7 @@ class TrainState:
     skipped: int = 0  # updates that the scaler skipped after an fp16 overflow
     losses_since_log: int = 0
     train_seconds: float = 0.0  # without evaluations and saves
-    loss_since_log: torch.Tensor = field(
-        init=False
-    )  # a sum on the device: reading it would wait for the device
+    loss_since_log: torch.Tensor = field(init=False)  # a sum on the device: reading it would wait for the device
     loss_total: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:

@@ -77,9 +77,7 @@ class Tracker:
         """Record an evaluation, and say it in one line."""
         logged = metrics.logged()
         self._write(state.step, epoch, logged)
-        self._scalars(
-            "eval", {name.removeprefix("eval_"): value for name, value in logged.items()}, state.step
-        )
+        self._scalars("eval", {name.removeprefix("eval_"): value for name, value in logged.items()}, state.step)
         say(
             f"update {state.step}/{self._total}  epoch {epoch:.2f}  eval loss {metrics.values['loss']:.4f}"
             f"  accuracy {metrics.values['accuracy']:.4f}{'  best so far' if improved else ''}"
