@@ -102,7 +102,7 @@ def load_splits(
         max_train_samples: keep a seeded random subset of so many training images.
         max_eval_samples: the same for validation images.
         seed: of the hold-out and of the subsets.
-        cache_dir: of the Hub libraries' prepared tables.
+        cache_dir: of the Hub's downloads, with `datasets`' prepared tables below it; None for their own places.
         offline: use what the Hub's local cache holds, and do not ask the network.
 
     Raises:
@@ -148,9 +148,10 @@ def _read_tables(
     elif _looks_like_a_path(dataset):
         raise DataError(f"--dataset {dataset}: there is no such folder")
     elif offline:
-        source = _cached_snapshot(dataset)
+        source = _cached_snapshot(dataset, cache_dir)
+    tables_dir = str(Path(cache_dir) / "datasets") if cache_dir else None
     try:
-        builder = datasets.load_dataset_builder(source, config_name, cache_dir=cache_dir)
+        builder = datasets.load_dataset_builder(source, config_name, cache_dir=tables_dir)
         files = {str(split): list(found) for split, found in (builder.config.data_files or {}).items()}
         chosen = _choose_splits(files, dataset, notes)
         options = {"drop_labels": False} if builder.name == "imagefolder" else {}
@@ -185,9 +186,9 @@ def _refuse_unusable_path(dataset: str) -> None:
         raise DataError(f"--dataset {dataset}: the folder holds no files")
 
 
-def _cached_snapshot(dataset: str) -> str:
+def _cached_snapshot(dataset: str, cache_dir: str | None) -> str:
     try:
-        return snapshot_download(dataset, repo_type="dataset", local_files_only=True)
+        return snapshot_download(dataset, repo_type="dataset", cache_dir=cache_dir, local_files_only=True)
     except (LocalEntryNotFoundError, ValueError) as error:
         raise DataError(
             f"--dataset {dataset}: no such folder, and the Hub cannot be reached and its cache does not hold"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchmetrics import MetricCollection, SumMetric
+from torchmetrics import MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassConfusionMatrix,
@@ -57,19 +57,18 @@ def evaluate(
     """
     started, was_training = time.perf_counter(), model.training
     counts = _count_metrics(len(label_names)).to(precision.device)
-    loss_sum = SumMetric().set_dtype(_widest(precision.device)).to(precision.device)
-    samples = 0
+    loss_sum, samples = torch.zeros((), dtype=_widest(precision.device), device=precision.device), 0
     model.eval()
     for batch in batches:
         with precision.autocast():
             logits = model(normalize(batch["pixel_values"])).logits
         losses = F.cross_entropy(_at_least_float32(logits), batch["labels"], reduction="none")
-        loss_sum.update(losses)
+        loss_sum += losses.to(loss_sum.dtype).sum()
         counts.update(logits, batch["labels"])
         samples += len(batch["labels"])
     model.train(was_training)
     found = counts.compute()
-    values = {"loss": loss_sum.compute().item() / samples}
+    values = {"loss": loss_sum.item() / samples}
     values |= {name: found[name].item() for name in SUMMARIES}
     for name in PER_CLASS:
         values |= {f"{name}/{label}": value for label, value in zip(label_names, found[name].tolist(), strict=True)}

@@ -70,11 +70,7 @@ def _ask(endpoint: str, seconds: float) -> str | None:
 
 def move_caches(cache_dir: str) -> None:
     """Make the Hub libraries keep everything under `cache_dir`; must come before they are imported."""
-    os.environ["HF_HUB_CACHE"] = str(Path(cache_dir).expanduser().resolve())
-    os.environ["HF_XET_CACHE"] = str(Path(cache_dir).expanduser().resolve() / "xet")
-    os.environ["HF_DATASETS_CACHE"] = datasets_cache(cache_dir)
-
-
-def datasets_cache(cache_dir: str) -> str:
-    """Where `datasets` keeps its prepared tables under --cache_dir."""
-    return str(Path(cache_dir).expanduser().resolve() / "datasets")
+    folder = Path(cache_dir).resolve()
+    os.environ["HF_HUB_CACHE"] = str(folder)
+    os.environ["HF_XET_CACHE"] = str(folder / "xet")
+    os.environ["HF_DATASETS_CACHE"] = str(folder / "datasets")

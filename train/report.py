@@ -49,7 +49,8 @@ def finish(
     metrics = feed.validate(network)
     best = metrics.values[state.best.metric]
     evaluation = eval_results(metrics) | {"epoch": plan.epoch(state.best.step)}
-    training = train_results(state, plan) | {name: decided[name] for name in ("preset", "preset_reason", "precision")}
+    choices = {name: decided[name] for name in ("preset", "preset_reason", "precision")}
+    training = train_results(state, plan) | choices
     write_results(folder, training, evaluation)
     write_model_card(folder, config, decided, state, evaluation)
     show(tracker, network, state, metrics, feed, config.flat())
@@ -57,7 +58,8 @@ def finish(
     same = "exactly as" if best == state.best.value else f"{state.best.value!r} when"
     say(
         f"done: {folder} holds the model of update {state.best.step}; read back from there: {state.best.metric}"
-        f" {best:.6g} ({same} logged), accuracy {metrics.values['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f})"
+        f" {best:.6g} ({same} logged), accuracy {metrics.values['accuracy']:.4f}"
+        f" (95 % interval {low:.4f} to {high:.4f})"
     )
 
 

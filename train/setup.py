@@ -71,7 +71,7 @@ def load_data(data: DataConfig, run: RunConfig, offline: bool) -> Splits:
         max_train_samples=data.max_train_samples,
         max_eval_samples=data.max_eval_samples,
         seed=run.seed,
-        cache_dir=run.cache_dir and hub.datasets_cache(run.cache_dir),
+        cache_dir=run.cache_dir,
         offline=offline,
     )
     check_images([splits.train, splits.validation])
