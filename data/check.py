@@ -1,44 +1,110 @@
 """One full decode of every image before training: a broken one stops a run at its start, not in its third hour."""
 
+import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from datasets import config as datasets_config
 from tqdm import tqdm
 
 from data import DataError
 from data.images import decode
-from data.sources import Split
+from data.sources import Split, Splits
 
 MOST_LISTED = 5
 
 
-def check_images(splits: Iterable[Split]) -> None:
-    """Decode all images, in threads (Pillow's decoders release the lock), with a progress bar.
+@dataclass(frozen=True)
+class BadImage:
+    """An image that cannot be decoded, and why."""
+
+    split: str
+    index: int
+    problem: str  # begins with the image's name
+
+
+def check_images(splits: Splits, skip_bad: bool, cache_dir: str | None = None) -> Splits:
+    """The splits, once all their images are known to decode.
+
+    The finding is kept under the fingerprint of the data, so that only the first run on it pays for the pass.
+
+    Args:
+        splits: what to check.
+        skip_bad: leave bad images out, with a note of each, instead of refusing the data.
+        cache_dir: the Hub cache to keep the finding in; None for its usual place.
 
     Raises:
         DataError: names the images that cannot be decoded.
     """
-    work = [(split, index) for split in splits for index in range(len(split))]
-    with ThreadPoolExecutor(os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) as pool:
-        results = tqdm(
-            pool.map(_problem, work),
-            "checking images",
-            len(work),
-            leave=False,
-            disable=not sys.stderr.isatty(),
-        )
-        bad = [problem for problem in results if problem]
-    if bad:
+    known = _cache_file(splits.fingerprint(), cache_dir)
+    bad = _read(known)
+    if bad is None:
+        bad = find_bad_images([splits.train, splits.validation])
+        _write(known, bad)
+    if not bad:
+        return splits
+    if not skip_bad:
+        total = len(splits.train) + len(splits.validation)
         more = f"; and {len(bad) - MOST_LISTED} more" if len(bad) > MOST_LISTED else ""
-        raise DataError(f"{len(bad)} of {len(work)} images are not usable: {'; '.join(bad[:MOST_LISTED])}{more}")
+        listed = "; ".join(image.problem for image in bad[:MOST_LISTED])
+        raise DataError(
+            f"{len(bad)} of {total} images are not usable (--skip_bad_images leaves them out): {listed}{more}"
+        )
+    notes = [f"left out: {image.problem}" for image in bad]
+    kept = {split.name: _without(split, bad) for split in (splits.train, splits.validation)}
+    return replace(splits, train=kept["train"], validation=kept["validation"], notes=splits.notes + notes)
 
 
-def _problem(item: tuple[Split, int]) -> str | None:
+def find_bad_images(splits: Sequence[Split]) -> list[BadImage]:
+    """Decode all images, in threads (Pillow's decoders release the lock), with a progress bar."""
+    work = [(split, index) for split in splits for index in range(len(split))]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = tqdm(
+            pool.map(_judge, work), "checking images", len(work), leave=False, disable=not sys.stderr.isatty()
+        )
+        return [image for image in results if image is not None]
+
+
+def _judge(item: tuple[Split, int]) -> BadImage | None:
     split, index = item
     try:
         decode(split.read(index), split.image_name(index))
     except DataError as error:
-        return str(error)
+        return BadImage(split.name, index, str(error))
     return None
+
+
+def _without(split: Split, bad: list[BadImage]) -> Split:
+    out = {image.index for image in bad if image.split == split.name}
+    rows = [index for index in range(len(split)) if index not in out]
+    if not rows:
+        raise DataError(f"no image of the {split.name} split is usable; the first: {bad[0].problem}")
+    return Split(split.name, split.table.select(rows), [split.labels[row] for row in rows])
+
+
+def _cache_file(fingerprint: str, cache_dir: str | None) -> Path:
+    folder = Path(cache_dir) / "datasets" if cache_dir else Path(datasets_config.HF_DATASETS_CACHE)
+    return folder / "plainloop" / f"checked-{fingerprint}.json"
+
+
+def _read(path: Path) -> list[BadImage] | None:
+    """What an earlier pass found; None if there was none, or its file is damaged."""
+    try:
+        return [BadImage(**image) for image in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _write(path: Path, bad: list[BadImage]) -> None:
+    """Keep the finding, whole or not at all. A cache that cannot be written costs the next run its time, no more."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps([vars(image) for image in bad]), encoding="utf-8")
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)

@@ -1,7 +1,9 @@
 """From splits to batches: which images make up an update, and how they become uint8 tensors."""
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -73,30 +75,31 @@ def _order(samples: int, seed: int) -> list[int]:
 class PlannedSampler(Sampler[list[Key]]):
     """The micro-batches of all updates after `start`, as one iteration: workers live from start to end."""
 
-    def __init__(self, plan: Plan, start: int = 0) -> None:
-        """`start` is the number of updates already done."""
-        self.plan, self.start = plan, start
+    def __init__(self, plan: Plan, start: int = 0, skip: int = 0) -> None:
+        """`start` is the number of updates already done, `skip` that of micro-batches after them."""
+        self.plan, self.start, self.skip = plan, start, skip
 
     def __iter__(self) -> Iterator[list[Key]]:
         """Yield the keys of one micro-batch after another."""
-        for update in range(self.start + 1, self.plan.total_updates + 1):
-            yield from self.plan.micro_batches(update)
+        updates = range(self.start + 1, self.plan.total_updates + 1)
+        batches = itertools.chain.from_iterable(map(self.plan.micro_batches, updates))
+        yield from itertools.islice(batches, self.skip, None)
 
 
 class InOrder(Sampler[list[Key]]):
     """Every image once, in the split's order, in batches: for evaluation."""
 
-    def __init__(self, samples: int, batch_size: int) -> None:
-        """The last batch may be short; nothing is padded or dropped."""
-        self.samples, self.batch_size = samples, batch_size
+    def __init__(self, samples: int, batch_size: int, skip: int = 0) -> None:
+        """The last batch may be short; nothing is padded or dropped. The first `skip` batches are left out."""
+        self.samples, self.batch_size, self.skip = samples, batch_size, skip
 
     def __len__(self) -> int:
         """Number of batches."""
-        return math.ceil(self.samples / self.batch_size)
+        return math.ceil(self.samples / self.batch_size) - self.skip
 
     def __iter__(self) -> Iterator[list[Key]]:
         """Yield the keys of one batch after another."""
-        for start in range(0, self.samples, self.batch_size):
+        for start in range(self.skip * self.batch_size, self.samples, self.batch_size):
             yield [(0, index) for index in range(start, min(start + self.batch_size, self.samples))]
 
 
@@ -119,6 +122,16 @@ class Images(Dataset):
         # and after a resume. The generator itself, because torch.manual_seed costs 70 times as much.
         torch.default_generator.manual_seed(key(self.seed, "augment", epoch, index))
         return {"pixel_values": self.transform(image), "labels": self.split.labels[index], "index": index}
+
+
+def ignore_signals(worker: int) -> None:
+    """In a worker: leave SIGTERM and Ctrl-C to the main process.
+
+    A terminal or a scheduler signals the whole group; a worker that died of it would take the main process along
+    before it can save (pytorch issue 119856).
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def build_loader(
@@ -144,12 +157,13 @@ def build_loader(
         num_workers=workers,
         timeout=timeout if workers else 0,
         pin_memory=pin_memory,
+        worker_init_fn=ignore_signals,
         # iter(loader) draws a number; without a generator of its own, from the one that dropout uses.
         generator=torch.Generator(),
     )
 
 
-def batches_on(device: torch.device, loader: DataLoader) -> Iterator[Batch]:
-    """The loader's batches, copied to a device (without waiting, where they are page-locked)."""
-    for batch in loader:
+def batches_on(device: torch.device, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches, copied to a device (without waiting, where they are page-locked)."""
+    for batch in batches:
         yield {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

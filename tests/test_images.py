@@ -161,20 +161,23 @@ def test_every_exif_orientation_gives_the_same_upright_picture(kind, orientation
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about the metadata
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])  # their readers fail in different ways
 @pytest.mark.parametrize(
     "exif",
     [
         b"Exif\x00\x00garbage, and no TIFF header",
+        b"Exif\x00\x00II*\x00",
         b"Exif\x00\x00II*\x00\xff\xff\xff\x7f",
         b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x02\x00\x00\xff\xff\x00\x00\xff\xff",
+        b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x02\x00\x00\x00\x02six\x00\x00\x00\x00\x00",
         oriented(0).tobytes(),
         oriented(9).tobytes(),
     ],
-    ids=["garbage", "offset past the end", "value past the end", "orientation 0", "orientation 9"],
+    ids=["garbage", "cut short", "past the end", "value past the end", "orientation is text", "0", "9"],
 )
-def test_broken_exif_does_not_cost_the_pixels(exif):
+def test_broken_exif_does_not_cost_the_pixels(exif, kind):
     image = picture(UPRIGHT)
-    assert torch.equal(decode(encode(image, "JPEG", exif=exif), "x"), decode(encode(image, "JPEG"), "x"))
+    assert torch.equal(decode(encode(image, kind, exif=exif), "x"), decode(encode(image, kind), "x"))
 
 
 def png_claiming(width: int, height: int) -> bytes:

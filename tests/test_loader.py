@@ -88,6 +88,8 @@ def test_epochs_done_grow_with_the_updates_and_are_whole_at_each_end():
         plan = Plan(samples, batch_size, accumulation, total_updates=999, seed=1)
         done = [plan.epoch(update) for update in range(3 * plan.updates_per_epoch + 1)]
         assert done == sorted(set(done)) and done[:: plan.updates_per_epoch] == [0, 1, 2, 3]
+    plan = Plan(samples=9, batch_size=2, accumulation=2, total_updates=3, seed=1)  # windows of 2, 2 and 1 batches
+    assert [plan.epoch(update) for update in range(5)] == [0, 0.4, 0.8, 1, 1.4]
 
 
 @pytest.mark.parametrize("samples", [1, 15, 16, 17, 64, 103, 1034])

@@ -101,9 +101,14 @@ def test_an_image_folder_gives_each_file_the_class_of_its_folder(tmp_path, load)
 
 
 @pytest.mark.parametrize("name", ["validation", "valid", "val", "dev"])
-def test_a_validation_split_is_known_by_its_usual_names(name, tmp_path, load):
-    splits = load(write(tmp_path / "d", class_folders("train/", f"{name}/")))
-    assert (len(splits.train), len(splits.validation), splits.notes) == (8, 8, [])
+@pytest.mark.parametrize("declared", [False, True], ids=["by folder", "by the dataset's README"])
+def test_a_validation_split_is_known_by_its_usual_names(name, declared, tmp_path, load):
+    splits = "".join(f"  - split: {split}\n    path: {split}/**\n" for split in ("train", name))
+    card = {"README.md": f"---\nconfigs:\n- config_name: default\n  data_files:\n{splits}---\n".encode()}
+    splits = load(write(tmp_path / "d", class_folders("train/", f"{name}/") | (card if declared else {})))
+    assert (len(splits.train), len(splits.validation)) == (8, 8)
+    assert {Path(splits.validation.image_name(i)).parts[-3] for i in range(8)} == {name}
+    assert not any("held out" in note or "splits" in note for note in splits.notes)
 
 
 def test_other_splits_and_stray_files_are_noted(tmp_path, load):
@@ -339,6 +344,11 @@ def test_training_images_of_one_class_are_refused(values, only, tmp_path, refusa
     assert f"every training image is '{only}'" in refusal(folder)
 
 
+def test_class_folders_of_one_class_are_refused(tmp_path, refusal):
+    folder = write(tmp_path / "d", class_folders("train/", "val/", classes="a"))
+    assert "every training image is 'a'" in refusal(folder)
+
+
 @pytest.mark.parametrize("empty", BOTH)
 def test_an_empty_split_is_refused(empty, tmp_path, refusal):
     values = {split: [] if split == empty else [0, 1] for split in BOTH}
@@ -432,6 +442,8 @@ def test_a_subset_is_random_but_seeded(tmp_path, load):
     assert splits.fingerprint() == again.fingerprint() != other.fingerprint()
     assert set(splits.train.labels) == {0, 1}  # the first ten are all of one class
     for split in (splits.train, splits.validation):
+        names = [split.image_name(index) for index in range(len(split))]
+        assert names == sorted(set(names))  # the order is still the split's
         assert class_in_path(split) == class_in_labels(splits, split)
 
 

@@ -91,6 +91,14 @@ def test_only_the_same_classes_in_the_same_order_keep_the_head(names, new, tiny)
     assert loaded.network.classifier.out_features == loaded.network.config.num_labels == len(names)
 
 
+def test_twelve_classes_keep_their_order_and_their_head(tmp_path):
+    names = [f"class {number}" for number in range(12)]  # as text, 10 comes before 2
+    model = load_model("builtin:tiny", names)
+    save_model(model.network, model.processor, tmp_path / "twelve")
+    loaded = load_model(str(tmp_path / "twelve"), names)
+    assert not loaded.new_head and equal_states(loaded.network, model.network)
+
+
 @pytest.mark.parametrize("names", [["x", "y", "z"], ["x", "y"]], ids=["as many", "fewer"])
 def test_a_new_head_is_a_function_of_torchs_seed(names, tiny):
     heads = []
@@ -172,10 +180,16 @@ def test_weights_cut_short_are_refused(tiny):
 # -- configuration -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("values", "said"), [({"model_type": "bert"}, "bert"), ({"num_channels": 1}, "1")])
-def test_a_model_that_is_no_vit_for_rgb_is_refused(values, said, tiny):
-    change_json(tiny / "config.json", **values)
-    assert said in refusal(tiny)
+def test_a_model_that_is_no_vit_is_refused(tiny):
+    change_json(tiny / "config.json", model_type="bert")
+    assert "is a bert model; a vit is needed" in refusal(tiny)
+
+
+def test_a_vit_for_grey_images_is_refused(tiny):
+    patches = "vit.embeddings.patch_embeddings.projection.weight"
+    change_weights(tiny, lambda tensors: tensors.update({patches: tensors[patches][:, :1].clone()}))
+    change_json(tiny / "config.json", num_channels=1)
+    assert "wants 1 channels" in refusal(tiny)
 
 
 def test_a_checkpoint_without_a_processor_file_is_refused(tiny):

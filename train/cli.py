@@ -15,7 +15,7 @@ import yaml
 from train import ConfigError, hub
 from train.config import FLAGS, OF_THE_START, SECTIONS, Config
 from train.presets import PRESETS, choose_preset
-from train.rundir import RECORD, check_output_dir, find_run, read_record
+from train.rundir import check_output_dir, find_run, is_run, read_record
 
 USAGE = """python -m train.main [CONFIG.yaml] [--flag value ...]
 
@@ -65,8 +65,7 @@ def _check_together(config: Config) -> None:
         ]:
             raise ConfigError(f"--eval_only: trains and writes nothing, so --{given[0]} has no meaning beside it")
         return
-    holds_run = config.run.output_dir is not None and (Path(config.run.output_dir) / RECORD).is_file()
-    check_output_dir(config.run.output_dir, resuming and holds_run)
+    check_output_dir(config.run.output_dir, resuming and is_run(config.run.output_dir))
 
 
 def _build_parser() -> Any:

@@ -68,6 +68,7 @@ class DataConfig:
     )
     max_train_samples: int | None = flag(None, "Train on a seeded random subset of so many images.")
     max_eval_samples: int | None = flag(None, "Evaluate on a seeded random subset of so many images.")
+    skip_bad_images: bool = flag(False, "Leave out images that cannot be decoded, each with a note, and record which.")
     dataloader_num_workers: int = flag(0, "Processes that decode images; 0 decodes in the main process.")
     dataloader_drop_last: bool = flag(False, "Drop the last, short batch of every epoch.")
     dataloader_timeout: int = flag(120, "Seconds after which a worker that delivers nothing is an error; 0 waits.")

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from data.sources import Split
+from data.workers import WorkerError
 from train import ConfigError, RunError
 from train.loop import NonFiniteError
 from train.state import TrainState
@@ -33,6 +34,8 @@ def explained(state: TrainState, images: Split, folder: Path) -> Iterator[None]:
             f"update {state.step + 1}: {error.what}; stopped before it changed the weights; its images:"
             f" {', '.join(names[:MOST_NAMED])}{more}; try a lower --learning_rate, or --precision fp32"
         ) from error
+    except WorkerError as error:
+        raise RunError(f"update {state.step + 1}: {error}; {again}") from error
     except torch.OutOfMemoryError as error:
         raise RunError(
             "the device's memory is full: halve --per_device_train_batch_size and double"

@@ -31,8 +31,9 @@ def fit(
     checkpoints: CheckpointFolder,
     tracker: Tracker,
     stop_after: int | None = None,
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train from `state.step` to the end of the plan, or to `stop_after` updates; `state` changes in place.
+    """Train from `state.step` to the end of the plan; `state` changes in place. Stops early only with a checkpoint.
 
     Args:
         state: model, optimizer, schedule and counters.
@@ -43,7 +44,8 @@ def fit(
         validate: one evaluation of the model.
         checkpoints: where the state is saved.
         tracker: where progress is shown and recorded.
-        stop_after: stop here, with a checkpoint; schedule and order stay those of the whole run.
+        stop_after: stop after so many updates; schedule and order stay those of the whole run.
+        interrupted: asked after each update whether to stop now.
 
     Raises:
         NonFiniteError: a loss or a gradient was nan or infinite. The weights are those of the update before.
@@ -78,9 +80,12 @@ def fit(
             tracker.log_evaluation(state, plan.epoch(update), metrics, improved)
             if needs_metric(state.scheduler):
                 state.scheduler.step(metrics.values[state.best.metric])
+        stop = update == last or interrupted()
         # A new best is saved whenever it is found, so that the folder `best` is never behind.
-        if improved or update % recipe.save_steps == 0 or update == last:
+        if improved or update % recipe.save_steps == 0 or stop:
             checkpoints.save(state, log_bytes=tracker.log_bytes())
+        if stop:
+            return
 
 
 @dataclass(frozen=True)

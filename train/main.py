@@ -7,24 +7,32 @@ from data import DataError
 from models import ModelError
 from train import ConfigError, RunError
 from train.config import Config
+from train.signals import Interrupted, Signals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; returns its exit code: 0 done, 1 the run failed, 2 something given to it is not usable."""
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    try:
-        from train.cli import parse
+    """Run the program; returns its exit code.
 
-        run(parse(arguments))
-    except (ConfigError, DataError, ModelError, RunError) as error:
-        if "--debug" in arguments:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, RunError) else 2
+    0: done. 1: the run failed on the way. 2: something given to it is not usable. 130, 143: stopped by Ctrl-C, SIGTERM.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    with Signals() as signals:
+        try:
+            from train.cli import parse
+
+            run(parse(arguments), signals)
+        except (ConfigError, DataError, ModelError, RunError) as error:
+            if "--debug" in arguments:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            return 1 if isinstance(error, RunError) else 2
+        except Interrupted as interrupted:
+            print(f"stopped by {interrupted}", file=sys.stderr)
+            return interrupted.exit_code
     return 0
 
 
-def run(config: Config) -> None:
+def run(config: Config, signals: Signals) -> None:
     """Build what the configuration asks for, train, and report."""
     # Imported here, so that --help and a mistyped flag do not wait seconds for torch.
     import torch
@@ -39,37 +47,41 @@ def run(config: Config) -> None:
     offline = setup.is_offline(config.data, config.model)
     splits = setup.load_data(config.data, config.run, offline)
     plan = setup.make_plan(config.train, len(splits.train), config.run.seed, config.data.dataloader_drop_last)
-    checkpoint = resume.find_checkpoint(config.run, say)
 
-    torch.manual_seed(config.run.seed)  # before the model is built: the new head is drawn from it
-    loaded = setup.load_network(
-        str(checkpoint or config.model.model), splits.label_names, precision, config.run.cache_dir, offline
-    )
-    feed = setup.build_feed(splits, loaded.processor, precision, config.data, config.train, config.run.seed)
-    if config.run.eval_only:
-        report.print_evaluation(feed.validate(loaded.network))
-        return
-    state = setup.build_state(loaded.network, config.train, precision, plan.total_updates, splits.label_names)
+    with rundir.Lock() as lock:
+        checkpoint = resume.find_checkpoint(config.run, lock, say)
+        torch.manual_seed(config.run.seed)  # before the model is built: the new head is drawn from it
+        loaded = setup.load_network(
+            str(checkpoint or config.model.model), splits.label_names, precision, config.run.cache_dir, offline
+        )
+        feed = setup.build_feed(splits, loaded.processor, precision, config.data, config.train, config.run.seed)
+        if config.run.eval_only:
+            report.print_evaluation(loaded, feed)
+            return
+        state = setup.build_state(loaded.network, config.train, precision, plan.total_updates, splits.label_names)
 
-    decided = setup.describe(config.run.preset, config.preset_reason, precision, why, splits)
-    identity = resume.identity(config, decided)
-    log_bytes = resume.bring_back(state, checkpoint, identity)
-    folder, run_id = rundir.open_run(config.run.output_dir, config.flat(), decided)
-    checkpoints = CheckpointFolder(folder, run_id, identity, loaded.processor, config.train.save_total_limit)
-    with Tracker(folder, plan.total_updates, state.step, log_bytes) as tracker:
-        with failures.explained(state, splits.train, folder):
-            fit(
-                state,
-                feed.training(plan, state.step),
-                plan,
-                config.train,
-                feed.normalize,
-                feed.validate,
-                checkpoints,
-                tracker,
-                config.run.stop_after,
-            )
-        report.finish(folder, config, decided, state, plan, feed, tracker)
+        decided = setup.describe(config.run.preset, config.preset_reason, precision, why, splits)
+        identity = resume.identity(config, decided)
+        log_bytes = resume.bring_back(state, checkpoint, identity)
+        folder, run_id = rundir.open_run(config.run.output_dir, config.flat(), decided, lock)
+        checkpoints = CheckpointFolder(folder, run_id, identity, loaded.processor, config.train.save_total_limit)
+
+        with Tracker(folder, plan.total_updates, state.step, log_bytes) as tracker:
+            with failures.explained(state, splits.train, folder), signals.deferred():
+                fit(
+                    state,
+                    feed.training(plan, state.step),
+                    plan,
+                    config.train,
+                    feed.normalize,
+                    feed.validate,
+                    checkpoints,
+                    tracker,
+                    config.run.stop_after,
+                    signals.received,
+                )
+            report.finish(folder, config, decided, state, plan, feed, tracker, stop=signals.received())
+        signals.raise_received()
 
 
 if __name__ == "__main__":

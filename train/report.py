@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from data.loader import Plan
-from models.vit import load_model
-from train import RunError, fs
+from models.vit import LoadedModel, load_model
+from train import ConfigError, RunError, fs
 from train.checkpoint import MODEL_FILES
 from train.config import Config, TrainConfig
 from train.evaluate import Metrics
@@ -28,16 +28,17 @@ def finish(
     plan: Plan,
     feed: Feed,
     tracker: Tracker,
+    stop: bool,
 ) -> None:
     """After the last update: the best model to the top of the folder, evaluated as it lies there, and its record.
 
-    After an early stop only `trainer_state.json` is written, and how to go on is said.
+    After an early stop (`stop`, or updates are left) only `trainer_state.json` is written, and how to go on is said.
 
     Raises:
         RunError: no evaluation gave a number, so that no model can be called the best.
     """
     write_trainer_state(folder, state, plan, config.train)
-    if state.step < plan.total_updates:
+    if stop or state.step < plan.total_updates:
         say(f"stopped after update {state.step} of {plan.total_updates}; to go on: {resume_command(folder)}")
         return
     if state.best.step is None:
@@ -83,7 +84,7 @@ def show(
     flags: dict[str, Any],
 ) -> None:
     """Give TensorBoard the hyper-parameters with the final metrics, the confusion matrix, and some predictions."""
-    batch = feed.first_validation_batch()
+    batch = next(feed.validation())
     pictures = {
         "validation/predictions": prediction_picture(network, batch, feed.normalize, state.precision, feed.label_names)
     }
@@ -93,9 +94,15 @@ def show(
     tracker.log_outcome(flags, metrics.values, state.step)
 
 
-def print_evaluation(metrics: Metrics) -> None:
-    """The metrics of --eval_only, as JSON on standard output."""
-    print(json.dumps(eval_results(metrics), indent=2))
+def print_evaluation(loaded: LoadedModel, feed: Feed) -> None:
+    """The metrics of --eval_only, as JSON on standard output.
+
+    Raises:
+        ConfigError: the model was not trained on these classes, so its head is a fresh one.
+    """
+    if loaded.new_head:
+        raise ConfigError("--eval_only: the model was not trained on these classes; name one that was with --model")
+    print(json.dumps(eval_results(feed.validate(loaded.network)), indent=2))
 
 
 def wilson_interval(correct: int, total: int, z: float = 1.96) -> tuple[float, float]:

@@ -28,7 +28,7 @@ def identity(config: Config, decided: dict[str, Any]) -> dict[str, Any]:
     return flags | {name: decided[name] for name in ("dataset_fingerprint", "label_names", "precision")}
 
 
-def find_checkpoint(run: RunConfig, say: Callable[[str], None]) -> Path | None:
+def find_checkpoint(run: RunConfig, lock: rundir.Lock, say: Callable[[str], None]) -> Path | None:
     """The checkpoint to resume from; None to start at update 0.
 
     Raises:
@@ -37,13 +37,15 @@ def find_checkpoint(run: RunConfig, say: Callable[[str], None]) -> Path | None:
     asked, output_dir = run.resume_from_checkpoint, run.output_dir
     if asked is None:
         return None
+    if rundir.is_run(output_dir):
+        lock.take(Path(output_dir))
     if asked != "auto":
         try:
             verify(Path(asked))
         except CheckpointError as error:
             raise ConfigError(f"--resume_from_checkpoint {error}; auto takes the newest sound one") from error
         return Path(asked)
-    if output_dir is None or not (Path(output_dir) / rundir.RECORD).is_file():
+    if not rundir.is_run(output_dir):
         say("resume: no run to continue yet, so this one starts at update 0")
         return None
     found, notes = newest_sound(Path(output_dir))

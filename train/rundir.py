@@ -1,10 +1,12 @@
 """The folder of a run: naming it, refusing another run's, finding the one to resume."""
 
+import fcntl
 import json
+import os
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -50,7 +52,7 @@ def check_output_dir(output_dir: str | None, resuming: bool) -> None:
     folder = Path(output_dir)
     if not folder.is_dir():
         raise ConfigError(f"--output_dir {output_dir}: is a file, not a folder")
-    if not resuming and any(not path.name.startswith(".tmp-") for path in _listed(folder)):
+    if not resuming and _listed(folder):
         holds = "holds another run" if (folder / RECORD).is_file() else "is not empty"
         raise ConfigError(
             f"--output_dir {output_dir}: {holds}; name a new folder, or continue the run in it with"
@@ -80,15 +82,61 @@ def make_run_dir(output_dir: str | None, dataset: str) -> Path:
     return Path(output_dir)
 
 
-def open_run(output_dir: str | None, flags: dict[str, Any], decided: dict[str, Any]) -> tuple[Path, str]:
+class Lock:
+    """One writer per run folder, for the length of a `with` block; the kernel lets go of it when the process dies."""
+
+    def __init__(self) -> None:
+        """Holds nothing yet."""
+        self._descriptors: dict[Path, int] = {}
+
+    def __enter__(self) -> Self:
+        """Nothing is locked until `take`."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of all."""
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+
+    def __contains__(self, folder: Path) -> bool:
+        """Whether this lock has the folder."""
+        return folder.resolve() in self._descriptors
+
+    def take(self, folder: Path) -> None:
+        """Lock a folder, unless this lock has it already.
+
+        Raises:
+            ConfigError: another process writes in it.
+        """
+        if folder in self:
+            return
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise ConfigError(
+                f"--output_dir {folder}: another process is writing in it; wait, or name another"
+            ) from error
+        self._descriptors[folder.resolve()] = descriptor
+
+
+def is_run(output_dir: str | None) -> bool:
+    """Whether the folder holds a run."""
+    return output_dir is not None and (Path(output_dir) / RECORD).is_file()
+
+
+def open_run(output_dir: str | None, flags: dict[str, Any], decided: dict[str, Any], lock: Lock) -> tuple[Path, str]:
     """The folder of a run and the run's id: as recorded there if it is being resumed, else new.
 
     Raises:
-        ConfigError: the folder cannot be made or written in.
+        ConfigError: the folder cannot be made or written in, or another process has just taken it.
     """
-    if output_dir is not None and (Path(output_dir) / RECORD).is_file():
+    if is_run(output_dir) and Path(output_dir) in lock:
         return Path(output_dir), read_record(Path(output_dir) / RECORD)["run_id"]
     folder, run_id = make_run_dir(output_dir, flags["dataset"]), uuid.uuid4().hex[:12]
+    lock.take(folder)
+    check_output_dir(str(folder), resuming=False)  # again: another run may have begun since the first look
     try:
         fs.write_text(folder / RECORD, json.dumps({"run_id": run_id, "config": flags, **decided}, indent=2) + "\n")
         fs.write_text(folder / CONFIG, yaml.safe_dump(flags, sort_keys=False))

@@ -2,7 +2,7 @@
 
 import math
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,14 @@ import torch
 import torchvision
 import transformers
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from data.check import check_images
 from data.loader import (
     Batch,
     Images,
     InOrder,
+    Key,
     Plan,
     PlannedSampler,
     batches_on,
@@ -26,6 +27,7 @@ from data.loader import (
 )
 from data.sources import Splits, load_splits
 from data.transforms import Normalize, read_preprocessing
+from data.workers import resilient_batches
 from models.vit import LoadedModel, load_model
 from train import hub
 from train.config import DataConfig, ModelConfig, RunConfig, TrainConfig
@@ -74,7 +76,7 @@ def load_data(data: DataConfig, run: RunConfig, offline: bool) -> Splits:
         cache_dir=run.cache_dir,
         offline=offline,
     )
-    check_images([splits.train, splits.validation])
+    splits = check_images(splits, data.skip_bad_images, run.cache_dir)
     for note in splits.notes:
         say(f"data: {note}")
     sizes = f"{len(splits.train)} training and {len(splits.validation)} validation images"
@@ -122,57 +124,52 @@ class Feed:
     """The way from images on disk to batches on the device, for training and for evaluation."""
 
     train_images: Images
-    validation: DataLoader
+    validation_images: Images
     normalize: Normalize
     precision: Precision
     label_names: list[str]
+    eval_batch_size: int
     data: DataConfig
 
     def training(self, plan: Plan, start: int) -> Iterator[Batch]:
         """The plan's micro-batches after `start` updates."""
-        loader = build_loader(
-            self.train_images,
-            PlannedSampler(plan, start),
-            workers=self.data.dataloader_num_workers,
-            timeout=self.data.dataloader_timeout,
-            pin_memory=self.precision.device.type == "cuda",
-        )
-        return batches_on(self.precision.device, loader)
+        return self._batches(self.train_images, lambda skip: PlannedSampler(plan, start, skip))
+
+    def validation(self) -> Iterator[Batch]:
+        """The validation images, once, in order."""
+        images = self.validation_images
+        return self._batches(images, lambda skip: InOrder(len(images), self.eval_batch_size, skip))
 
     def validate(self, network: nn.Module) -> Metrics:
         """One evaluation on the whole validation split."""
-        batches = batches_on(self.precision.device, self.validation)
-        return evaluate(network, batches, self.normalize, self.precision, self.label_names)
+        return evaluate(network, self.validation(), self.normalize, self.precision, self.label_names)
 
-    def first_validation_batch(self) -> Batch:
-        """For pictures."""
-        return next(batches_on(self.precision.device, self.validation))
+    def _batches(self, images: Images, batches_after: Callable[[int], Sampler[list[Key]]]) -> Iterator[Batch]:
+        def make_loader(skip: int) -> DataLoader:
+            return build_loader(
+                images,
+                batches_after(skip),
+                workers=self.data.dataloader_num_workers,
+                timeout=self.data.dataloader_timeout,
+                pin_memory=self.precision.device.type == "cuda",
+            )
+
+        batches = resilient_batches(make_loader, warn=lambda text: say(f"warning: {text}"))
+        return batches_on(self.precision.device, batches)
 
 
 def build_feed(
-    splits: Splits,
-    processor: dict[str, Any],
-    precision: Precision,
-    data: DataConfig,
-    train: TrainConfig,
-    seed: int,
+    splits: Splits, processor: dict[str, Any], precision: Precision, data: DataConfig, train: TrainConfig, seed: int
 ) -> Feed:
-    """Preprocessing as the checkpoint's processor says, and the loaders."""
+    """Preprocessing as the checkpoint's processor says, and what is needed to make loaders."""
     preprocessing = read_preprocessing(processor)
-    validation = build_loader(
-        Images(splits.validation, preprocessing.resize, seed),
-        InOrder(len(splits.validation), train.per_device_eval_batch_size),
-        workers=data.dataloader_num_workers,
-        timeout=data.dataloader_timeout,
-        pin_memory=precision.device.type == "cuda",
-    )
-    normalize = Normalize(preprocessing, precision.dtype).to(precision.device)
     return Feed(
         Images(splits.train, preprocessing.resize, seed),
-        validation,
-        normalize,
+        Images(splits.validation, preprocessing.resize, seed),
+        Normalize(preprocessing, precision.dtype).to(precision.device),
         precision,
         splits.label_names,
+        train.per_device_eval_batch_size,
         data,
     )
 
