@@ -13,6 +13,7 @@ from pathlib import Path
 
 import datasets
 import torch
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -38,12 +39,14 @@ class Split:
 
     def image_name(self, index: int) -> str:
         """What to call an image in a message: its path where it has one, else its row."""
-        path = self.table[index]["image"]["path"]
+        path = (self.table[index]["image"] or {}).get("path")
         return path or f"{self.name} image {index}"
 
     def read(self, index: int) -> bytes:
         """The encoded bytes of one image; DataError if its file cannot be read."""
         image = self.table[index]["image"]
+        if image is None or image == {"bytes": None, "path": None}:
+            raise DataError(f"{self.image_name(index)}: the row holds no image")
         if image["bytes"] is not None:
             return image["bytes"]
         try:
@@ -71,7 +74,8 @@ class Splits:
         digest = hashlib.blake2b(repr(self.label_names).encode(), digest_size=16)
         for split in (self.train, self.validation):
             for row, label in zip(split.table, split.labels, strict=True):
-                data, path = row["image"]["bytes"], row["image"]["path"] or ""
+                image = row["image"] or {"bytes": b"", "path": ""}
+                data, path = image["bytes"], image["path"] or ""
                 size, tail = (len(data), data[-64:]) if data is not None else _size_and_tail(path)
                 digest.update(repr((split.name, label, Path(path).name, size, tail)).encode())
         return digest.hexdigest()
@@ -154,6 +158,8 @@ def _read_tables(
         builder = datasets.load_dataset_builder(source, config_name, cache_dir=tables_dir)
         files = {str(split): list(found) for split, found in (builder.config.data_files or {}).items()}
         chosen = _choose_splits(files, dataset, notes)
+        if builder.name == "imagefolder":
+            _check_depth(files, dataset)
         options = {"drop_labels": False} if builder.name == "imagefolder" else {}
         tables = {
             name: datasets.load_dataset(
@@ -165,6 +171,7 @@ def _read_tables(
             )
             for name, split in chosen.items()
         }
+        tables = {name: _as_declared(table, builder.info.features) for name, table in tables.items()}
     except DataError:
         raise
     except Exception as error:  # the library raises dozens of types, from ValueError to ArrowInvalid
@@ -207,6 +214,26 @@ def _choose_splits(files: dict[str, list[str]], dataset: str, notes: list[str]) 
     if unused:
         notes.append(f"splits not used: {', '.join(unused)}")
     return chosen
+
+
+def _check_depth(files: dict[str, list[str]], dataset: str) -> None:
+    """An image beside the class folders would found a class of its own, named like the folder above them."""
+    images = [file for found in files.values() for file in found if Path(file).suffix.lower() in ImageFolder.EXTENSIONS]
+    has_table = any(Path(file).name in ImageFolder.METADATA_FILENAMES for found in files.values() for file in found)
+    depths = Counter(file.count("/") for file in images)
+    if len(depths) > 1 and not has_table:
+        stray = next(file for file in images if file.count("/") != depths.most_common(1)[0][0])
+        raise DataError(f"--dataset {dataset}: {stray} is not as deep as the others; images belong in SPLIT/CLASS/")
+
+
+def _as_declared(table: datasets.Dataset, declared: datasets.Features | None) -> datasets.Dataset:
+    """A dataset's card may name the classes of a column that its files store as plain numbers."""
+    for name, feature in (declared or {}).items():
+        if isinstance(feature, datasets.ClassLabel | datasets.Image) and isinstance(
+            table.features.get(name), datasets.Value | dict
+        ):
+            table = table.cast_column(name, feature)
+    return table
 
 
 def _note_other_files(folder: Path, used: int, notes: list[str]) -> None:
@@ -252,7 +279,10 @@ def _undecoded(table: datasets.Dataset, image_column: str) -> datasets.Dataset:
 def _image_column(table: datasets.Dataset, dataset: str, named: str | None) -> str:
     typed = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
     likely = [name for name in IMAGE_NAMES if name in table.features and _holds_bytes(table.features[name])]
-    return _one_column("image", table, dataset, named, typed, IMAGE_NAMES, likely)
+    column = _one_column("image", table, dataset, named, typed, IMAGE_NAMES, likely)
+    if column not in typed and not _holds_bytes(table.features[column]):
+        raise DataError(f"--dataset {dataset}: column '{column}' holds {table.features[column]}, not images")
+    return column
 
 
 def _label_column(table: datasets.Dataset, dataset: str, named: str | None) -> str:

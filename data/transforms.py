@@ -25,8 +25,8 @@ class Preprocessing:
     height: int
     width: int
     interpolation: InterpolationMode
-    mean: tuple[float, ...]  # of values in 0..1
-    std: tuple[float, ...]
+    mean: tuple[float, ...] | None  # of values in 0..1; None does not normalise
+    std: tuple[float, ...] | None
     rescale_factor: float  # 1/255 for nearly every checkpoint
 
     def resize(self, image: torch.Tensor) -> torch.Tensor:
@@ -45,15 +45,15 @@ class Normalize(nn.Module):
     def __init__(self, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32) -> None:
         """`dtype` is what the model's parameters have; autocast narrows further by itself."""
         super().__init__()
-        mean, std = torch.tensor(preprocessing.mean), torch.tensor(preprocessing.std)
-        scale = 1.0 / preprocessing.rescale_factor
-        self.dtype = dtype
-        self.register_buffer("mean", (mean * scale).view(-1, 1, 1))
-        self.register_buffer("std", (std * scale).view(-1, 1, 1))
+        self.dtype, self.factor = dtype, preprocessing.rescale_factor
+        self.normalise = preprocessing.mean is not None
+        for name, value in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+            self.register_buffer(name, (torch.tensor(value or [1.0]) * (1.0 / self.factor)).view(-1, 1, 1))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """Normalise a batch on whatever device it is."""
-        return ((pixels.to(torch.float32) - self.mean) / self.std).to(self.dtype)
+        pixels = pixels.to(torch.float32)
+        return ((pixels - self.mean) / self.std if self.normalise else pixels * self.factor).to(self.dtype)
 
 
 def read_preprocessing(processor: dict[str, Any]) -> Preprocessing:
@@ -69,16 +69,26 @@ def read_preprocessing(processor: dict[str, Any]) -> Preprocessing:
     resample = processor.get("resample", 2)
     if resample not in RESAMPLE:
         raise DataError(f"preprocessor_config.json: resample is {resample!r}, known are {sorted(RESAMPLE)}")
-    height, width = _size(processor.get("size"))
-    normalise = processor.get("do_normalize", True)
+    try:
+        height, width = _size(processor.get("size"))
+        normalise = processor.get("do_normalize", True)
+        mean, std = (_three(processor.get(name, [0.5] * 3)) for name in ("image_mean", "image_std"))
+        factor = float(processor.get("rescale_factor", 1 / 255)) if processor.get("do_rescale", True) else 1.0
+    except (TypeError, ValueError) as error:
+        raise DataError(f"preprocessor_config.json: a value is not of the form that ViT's has: {error}") from error
     return Preprocessing(
         height=height,
         width=width,
         interpolation=RESAMPLE[resample],
-        mean=tuple(processor.get("image_mean", (0.5, 0.5, 0.5))) if normalise else (0.0, 0.0, 0.0),
-        std=tuple(processor.get("image_std", (0.5, 0.5, 0.5))) if normalise else (1.0, 1.0, 1.0),
-        rescale_factor=processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1.0,
+        mean=mean if normalise else None,
+        std=std if normalise else None,
+        rescale_factor=factor,
     )
+
+
+def _three(values: Any) -> tuple[float, ...]:
+    red, green, blue = values
+    return float(red), float(green), float(blue)
 
 
 def _size(size: Any) -> tuple[int, int]:

@@ -52,10 +52,11 @@ def load_model(
     label_names: list[str],
     *,
     attention: str = "sdpa",
+    dtype: torch.dtype = torch.float32,
     cache_dir: str | None = None,
     offline: bool = False,
 ) -> LoadedModel:
-    """Load or build a ViT that classifies into `label_names`, with float32 parameters.
+    """Load or build a ViT that classifies into `label_names`.
 
     The head is drawn from torch's global generator (normal, std 0.02, bias 0), so seed that first.
 
@@ -63,6 +64,7 @@ def load_model(
         model: `builtin:small`, `builtin:tiny`, a checkpoint folder, or the name of a model on the Hub.
         label_names: the classes in the order of their indices.
         attention: which of transformers' implementations: `sdpa` or `eager`; same function, other last bits.
+        dtype: of the parameters, whatever the file has.
         cache_dir: the Hub cache to download to.
         offline: use what that cache holds, and do not ask the network.
 
@@ -86,7 +88,7 @@ def load_model(
             model,
             id2label=id2label,
             label2id=label2id,
-            dtype=torch.float32,  # the default keeps what the file has, which may be float16
+            dtype=dtype,  # the default keeps what the file has, which may be float16
             attn_implementation=attention,
             use_safetensors=True,  # never a pickle, which may run code
             ignore_mismatched_sizes=True,
@@ -112,8 +114,10 @@ def save_model(network: ViTForImageClassification, processor: dict[str, Any], fo
 
 def load_weights(network: ViTForImageClassification, folder: Path) -> None:
     """Set every parameter to what `save_model` wrote in `folder`; ModelError if any is missing or left over."""
-    saved = load_model(str(folder), list(network.config.id2label.values())).network
-    network.load_state_dict(saved.state_dict(), strict=True)
+    saved = load_model(str(folder), list(network.config.id2label.values()), dtype=network.dtype)
+    if saved.new_head:
+        raise ModelError(f"{folder}: was saved for other classes than {', '.join(network.config.id2label.values())}")
+    network.load_state_dict(saved.network.state_dict(), strict=True)
 
 
 def _from_scratch(model: str, id2label: dict[int, str], label2id: dict[str, int], attention: str) -> LoadedModel:
@@ -147,7 +151,9 @@ def _refuse_unusable_path(model: str) -> None:
 def _read_processor(model: str, where: dict[str, Any]) -> dict[str, Any]:
     try:
         processor, _ = ImageProcessingMixin.get_image_processor_dict(model, **where)
-    except OSError as error:
+        if not isinstance(processor, dict):
+            raise TypeError("it is no JSON object")
+    except (OSError, TypeError, AttributeError) as error:
         raise ModelError(
             f"--model {model}: holds no readable {PROCESSOR_FILE}, without which size, mean and std are unknown"
         ) from error
@@ -156,7 +162,7 @@ def _read_processor(model: str, where: dict[str, Any]) -> dict[str, Any]:
 
 def _labels(config: dict[str, Any]) -> list[str]:
     """The class names of a config.json, by index; what it stores as {"0": "cat"}."""
-    return [name for _, name in sorted((int(index), name) for index, name in config.get("id2label", {}).items())]
+    return [name for _, name in sorted((int(index), name) for index, name in (config.get("id2label") or {}).items())]
 
 
 def _check_keys(model: str, report: dict[str, Any], head_may_differ: bool) -> list[str]:

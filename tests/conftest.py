@@ -1,6 +1,7 @@
 """Fixtures that several rooms share."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ import torch
 
 # No test may ask the network: a Hub name that is not cached must fail at once, here and in child processes.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Nor leave anything in the user's caches.
+_caches = tempfile.TemporaryDirectory(prefix="plainloop-tests-")
+os.environ["HF_HOME"] = _caches.name
 # Networks this small are slower on two threads than on one, and far slower when something else runs beside them.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)

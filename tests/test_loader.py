@@ -106,7 +106,8 @@ def test_a_sampler_that_starts_later_yields_the_rest():
     assert len(everything) == sum(plan.micro_batch_count(update) for update in range(1, 12))
     for start in range(12):
         done = sum(plan.micro_batch_count(update) for update in range(1, start + 1))
-        assert list(PlannedSampler(plan, start)) == everything[done:]
+        for skip in range(4):  # micro-batches more: across the end of an update, and of the plan
+            assert list(PlannedSampler(plan, start, skip)) == everything[done + skip :]
 
 
 def test_evaluation_sees_each_image_once_in_order():
@@ -115,6 +116,9 @@ def test_evaluation_sees_each_image_once_in_order():
         assert len(batches) == len(InOrder(samples, batch_size))
         assert indices(batches) == list(range(samples))
         assert all(len(batch) == batch_size for batch in batches[:-1]) and 1 <= len(batches[-1]) <= batch_size
+        for skip in range(len(batches) + 1):
+            rest = InOrder(samples, batch_size, skip)
+            assert list(rest) == batches[skip:] and len(rest) == len(batches) - skip
 
 
 # -- the batches -------------------------------------------------------------------------------------------

@@ -45,8 +45,9 @@ def finish(
         raise RunError(f"{state.best.metric} was nan in every evaluation; try a lower --learning_rate")
     export_best(folder, state)
     # What was saved is judged, not what is in memory: read back from the folder as a user would.
-    network = load_model(str(folder), feed.label_names, attention=decided["attention"]).network
-    network.to(device=state.precision.device, dtype=state.precision.dtype)
+    dtype = state.precision.dtype
+    network = load_model(str(folder), feed.label_names, attention=decided["attention"], dtype=dtype).network
+    network.to(state.precision.device)
     metrics = feed.validate(network)
     best = metrics.values[state.best.metric]
     evaluation = eval_results(metrics) | {"epoch": plan.epoch(state.best.step)}

@@ -4,6 +4,7 @@ import math
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -28,7 +29,7 @@ from data.loader import (
 from data.sources import Splits, load_splits
 from data.transforms import Normalize, read_preprocessing
 from data.workers import resilient_batches
-from models.vit import LoadedModel, load_model
+from models.vit import LoadedModel, load_model, load_weights
 from train import hub
 from train.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from train.evaluate import Metrics, choose_metric, evaluate
@@ -90,7 +91,10 @@ def load_network(
     """The network on its device in the precision's dtype, and the processor's settings."""
     attention = choose_attention(precision)
     loaded = load_model(model, label_names, attention=attention, cache_dir=cache_dir, offline=offline)
+    # Loaded as float32 and then widened, so that a new head is the same draw in every precision.
     loaded.network.to(device=precision.device, dtype=precision.dtype)
+    if precision.name == "fp64" and not loaded.new_head:
+        load_weights(loaded.network, Path(model))  # what was trained in float64 was saved in it
     millions = sum(parameter.numel() for parameter in loaded.network.parameters()) / 1e6
     size = loaded.network.config.image_size
     say(
