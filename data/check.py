@@ -1,5 +1,6 @@
 """One full decode of every image before training: a broken one stops a run at its start, not in its third hour."""
 
+import contextlib
 import json
 import os
 import sys
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from data import DataError
 from data.images import decode
-from data.sources import Split, Splits
+from data.sources import Split, Splits, check_classes
 
 MOST_LISTED = 5
 
@@ -43,8 +44,11 @@ def check_images(splits: Splits, skip_bad: bool, cache_dir: str | None = None) -
     known = _cache_file(splits.fingerprint(), cache_dir)
     bad = _read(known)
     if bad is None:
-        bad = find_bad_images([splits.train, splits.validation])
+        bad = find_bad_images(_all_images(splits))
         _write(known, bad)
+    elif bad:  # they may have been mended in a way that the fingerprint does not see
+        by_name = {split.name: split for split in (splits.train, splits.validation)}
+        bad = find_bad_images([(by_name[image.split], image.index) for image in bad])
     if not bad:
         return splits
     if not skip_bad:
@@ -56,12 +60,16 @@ def check_images(splits: Splits, skip_bad: bool, cache_dir: str | None = None) -
         )
     notes = [f"left out: {image.problem}" for image in bad]
     kept = {split.name: _without(split, bad) for split in (splits.train, splits.validation)}
+    check_classes(kept["train"], kept["validation"], splits.label_names, splits.dataset)
     return replace(splits, train=kept["train"], validation=kept["validation"], notes=splits.notes + notes)
 
 
-def find_bad_images(splits: Sequence[Split]) -> list[BadImage]:
-    """Decode all images, in threads (Pillow's decoders release the lock), with a progress bar."""
-    work = [(split, index) for split in splits for index in range(len(split))]
+def _all_images(splits: Splits) -> list[tuple[Split, int]]:
+    return [(split, index) for split in (splits.train, splits.validation) for index in range(len(split))]
+
+
+def find_bad_images(work: Sequence[tuple[Split, int]]) -> list[BadImage]:
+    """Decode the images, in threads (Pillow's decoders release the lock), with a progress bar."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = tqdm(
             pool.map(_judge, work), "checking images", len(work), leave=False, disable=not sys.stderr.isatty()
@@ -80,10 +88,7 @@ def _judge(item: tuple[Split, int]) -> BadImage | None:
 
 def _without(split: Split, bad: list[BadImage]) -> Split:
     out = {image.index for image in bad if image.split == split.name}
-    rows = [index for index in range(len(split)) if index not in out]
-    if not rows:
-        raise DataError(f"no image of the {split.name} split is usable; the first: {bad[0].problem}")
-    return Split(split.name, split.table.select(rows), [split.labels[row] for row in rows])
+    return split.select([index for index in range(len(split)) if index not in out])
 
 
 def _cache_file(fingerprint: str, cache_dir: str | None) -> Path:
@@ -107,4 +112,5 @@ def _write(path: Path, bad: list[BadImage]) -> None:
         beside.write_text(json.dumps([vars(image) for image in bad]), encoding="utf-8")
         beside.replace(path)
     except OSError:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()

@@ -7,7 +7,7 @@ would be cast onto the first one's *indices* without a word. Here they are compa
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class Split:
     name: str
     table: datasets.Dataset
     labels: list[int]
+    rows: Sequence[int] | None = None  # of each image in the dataset's own split; None if they are all of it
 
     def __len__(self) -> int:
         """Number of images."""
@@ -40,7 +41,13 @@ class Split:
     def image_name(self, index: int) -> str:
         """What to call an image in a message: its path where it has one, else its row."""
         path = (self.table[index]["image"] or {}).get("path")
-        return path or f"{self.name} image {index}"
+        return path or f"{self.name} row {index if self.rows is None else self.rows[index]}"
+
+    def select(self, indices: list[int]) -> "Split":
+        """The split with only these images, in this order."""
+        rows = range(len(self)) if self.rows is None else self.rows
+        labels = [self.labels[index] for index in indices]
+        return Split(self.name, self.table.select(indices), labels, [rows[index] for index in indices])
 
     def read(self, index: int) -> bytes:
         """The encoded bytes of one image; DataError if its file cannot be read."""
@@ -123,7 +130,7 @@ def load_splits(
     splits = {name: _to_split(name, item, label_names, dataset) for name, item in found.items()}
     train = _subset(splits["train"], max_train_samples, seed)
     validation = _subset(splits["validation"], max_eval_samples, seed)
-    _check_classes(train, validation, label_names, dataset)
+    check_classes(train, validation, label_names, dataset)
     return Splits(dataset, train, validation, label_names, notes)
 
 
@@ -157,9 +164,12 @@ def _read_tables(
     try:
         builder = datasets.load_dataset_builder(source, config_name, cache_dir=tables_dir)
         files = {str(split): list(found) for split, found in (builder.config.data_files or {}).items()}
-        chosen = _choose_splits(files, dataset, notes)
         if builder.name == "imagefolder":
-            _check_depth(files, dataset)
+            files = _by_folders(files, source)
+            chosen = _choose_splits(files, dataset, notes)
+            _check_depth({name: files[split] for name, split in chosen.items()}, dataset)
+        else:
+            chosen = _choose_splits(files, dataset, notes)
         options = {"drop_labels": False} if builder.name == "imagefolder" else {}
         tables = {
             name: datasets.load_dataset(
@@ -178,7 +188,8 @@ def _read_tables(
         reason = " ".join(str(error).split())[:300]
         raise DataError(f"--dataset {dataset}: cannot be loaded: {reason or type(error).__name__}") from error
     if builder.name == "imagefolder" and Path(source).is_dir():
-        _note_other_files(Path(source), sum(map(len, files.values())), notes)
+        unused = sum(len(found) for split, found in files.items() if split not in chosen.values())
+        _note_other_files(Path(source), sum(map(len, tables.values())) + unused, notes)
     return tables
 
 
@@ -238,9 +249,21 @@ def _as_declared(table: datasets.Dataset, declared: datasets.Features | None) ->
 
 def _note_other_files(folder: Path, used: int, notes: list[str]) -> None:
     """An image folder's loader passes over files whose ending it does not know; say how many."""
-    others = sum(path.is_file() and not path.name.startswith(".") for path in folder.rglob("*")) - used
+    others = sum(path.name not in ImageFolder.METADATA_FILENAMES for path in _files_in(folder)) - used
     if others > 0:
-        notes.append(f"{others} files in {folder} are no images, or in no split, and are not used")
+        notes.append(f"{others} files in {folder} are no images, or named in no table, and are not used")
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+
+
+def _by_folders(files: dict[str, list[str]], source: str) -> dict[str, list[str]]:
+    """Where no folder is named like a split, all is one: `datasets` would take `train_1.jpg` for a split's name."""
+    folder, names = Path(source), {"train", "test", *VALIDATION_NAMES}
+    if not folder.is_dir() or any(path.is_dir() and path.name in names for path in folder.rglob("*")):
+        return files
+    return {"train": [str(path) for path in _files_in(folder)]}
 
 
 # -- tables -> labelled tables -----------------------------------------------------------------------------
@@ -250,6 +273,7 @@ def _note_other_files(folder: Path, used: int, notes: list[str]) -> None:
 class _Labelled:
     table: datasets.Dataset  # column "image", undecoded
     values: list[int]  # indices into names
+    rows: Sequence[int]
     names: list[str]
     declared: bool  # the names were declared (ClassLabel, folders), not merely seen in the rows
 
@@ -263,10 +287,11 @@ def _label(table: datasets.Dataset, dataset: str, image_column: str | None, labe
         raise DataError(f"--dataset {dataset}: {missing} of {len(values)} rows have no value in '{label_column}'")
     undecoded = _undecoded(table, image_column)
     if isinstance(feature, datasets.ClassLabel):
-        return _Labelled(undecoded, values, list(feature.names), declared=True)
+        return _Labelled(undecoded, values, range(len(values)), list(feature.names), declared=True)
     names = [str(value) for value in sorted(set(values))]
     position = {name: index for index, name in enumerate(names)}
-    return _Labelled(undecoded, [position[str(value)] for value in values], names, declared=False)
+    numbered = [position[str(value)] for value in values]
+    return _Labelled(undecoded, numbered, range(len(values)), names, declared=False)
 
 
 def _undecoded(table: datasets.Dataset, image_column: str) -> datasets.Dataset:
@@ -339,6 +364,8 @@ def _hold_out(train: _Labelled, fraction: float, seed: int, notes: list[str]) ->
     order = torch.randperm(len(train.values), generator=torch.Generator().manual_seed(seed)).tolist()
     counts = Counter(train.values)
     quota = {label: min(count - 1, max(1, round(count * fraction))) for label, count in counts.items()}
+    if not any(quota.values()):
+        raise DataError("there is no validation split, and no class has the two images that holding one out needs")
     held: list[int] = []
     for index in order:
         if quota[train.values[index]] > 0:
@@ -354,7 +381,8 @@ def _hold_out(train: _Labelled, fraction: float, seed: int, notes: list[str]) ->
 
 
 def _select(item: _Labelled, rows: list[int]) -> _Labelled:
-    return _Labelled(item.table.select(rows), [item.values[row] for row in rows], item.names, item.declared)
+    values = [item.values[row] for row in rows]
+    return _Labelled(item.table.select(rows), values, rows, item.names, item.declared)
 
 
 def _to_split(name: str, item: _Labelled, label_names: list[str], dataset: str) -> Split:
@@ -366,7 +394,7 @@ def _to_split(name: str, item: _Labelled, label_names: list[str], dataset: str) 
             " both splits must have the same classes"
         )
     position = {label: index for index, label in enumerate(label_names)}
-    return Split(name, item.table, [position[item.names[value]] for value in item.values])
+    return Split(name, item.table, [position[item.names[value]] for value in item.values], item.rows)
 
 
 def _subset(split: Split, most: int | None, seed: int) -> Split:
@@ -374,10 +402,15 @@ def _subset(split: Split, most: int | None, seed: int) -> Split:
         return split
     # Random rather than the first ones: published tables are often sorted by class.
     rows = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:most].sort().values.tolist()
-    return Split(split.name, split.table.select(rows), [split.labels[row] for row in rows])
+    return split.select(rows)
 
 
-def _check_classes(train: Split, validation: Split, label_names: list[str], dataset: str) -> None:
+def check_classes(train: Split, validation: Split, label_names: list[str], dataset: str) -> None:
+    """Refuse data that cannot be trained or judged on.
+
+    Raises:
+        DataError: a split is empty, there is one class only, or two of the same name.
+    """
     for split in (train, validation):
         if len(split) == 0:
             raise DataError(f"--dataset {dataset}: the {split.name} split is empty")
@@ -394,5 +427,5 @@ def _size_and_tail(path: str) -> tuple[int, bytes]:
             size = file.seek(0, 2)
             file.seek(max(0, size - 64))
             return size, file.read()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except OSError:
+        return -1, b""  # the check of all images names it, with the others

@@ -67,13 +67,15 @@ def read_preprocessing(processor: dict[str, Any]) -> Preprocessing:
     if not processor.get("do_resize", True):
         raise DataError("preprocessor_config.json says do_resize: false; images of one size are needed")
     resample = processor.get("resample", 2)
-    if resample not in RESAMPLE:
+    if resample not in list(RESAMPLE):
         raise DataError(f"preprocessor_config.json: resample is {resample!r}, known are {sorted(RESAMPLE)}")
     try:
         height, width = _size(processor.get("size"))
         normalise = processor.get("do_normalize", True)
         mean, std = (_three(processor.get(name, [0.5] * 3)) for name in ("image_mean", "image_std"))
         factor = float(processor.get("rescale_factor", 1 / 255)) if processor.get("do_rescale", True) else 1.0
+        if min(height, width) < 1 or not factor > 0 or not all(value > 0 for value in std):
+            raise ValueError("sizes, standard deviations and the rescale factor must be positive")
     except (TypeError, ValueError) as error:
         raise DataError(f"preprocessor_config.json: a value is not of the form that ViT's has: {error}") from error
     return Preprocessing(

@@ -61,17 +61,18 @@ def test_bad_images_are_left_out_on_request_and_noted(tmp_path):
     assert kept.train.labels == [0, 2] and len(kept.validation) == 10
     assert len(kept.notes) == 1 and kept.notes[0].startswith("left out: bad.png: cannot be decoded")
     assert kept.fingerprint() != data.fingerprint()  # a resume must leave out the same ones
-    with pytest.raises(DataError, match="no image of the validation split"):
+    with pytest.raises(DataError, match="the validation split is empty"):
         check_images(splits(validation={"bad.png": b"?"}), True, str(tmp_path))
 
 
 def test_only_the_first_run_on_the_same_data_pays_for_the_pass(tmp_path, monkeypatch):
-    bad = splits(GOOD | {"bad.png": b"?"})
+    bad, decoded = splits(GOOD | {"bad.png": b"?"}), []
+    judge = check.find_bad_images
+    monkeypatch.setattr(check, "find_bad_images", lambda work: decoded.append(len(work)) or judge(work))
     for _ in range(2):
         with pytest.raises(DataError, match="not usable"):
             check_images(bad, False, str(tmp_path))
-        monkeypatch.setattr(check, "find_bad_images", lambda _: pytest.fail("decoded again"))
-    monkeypatch.undo()
+    assert decoded == [21, 1]  # all, then only the bad one, which may have been mended
     mended = splits(GOOD | {"bad.png": png(77)})
     check_images(mended, False, str(tmp_path))  # a mended image is looked at again
 
@@ -82,3 +83,16 @@ def test_a_damaged_finding_is_made_anew(tmp_path):
     finding.write_text("[{")
     check_images(splits(), False, str(tmp_path))
     assert finding.read_text() == "[]"
+
+
+def test_a_cache_that_cannot_be_written_does_not_stop_the_check(tmp_path):
+    (tmp_path / "cache").write_bytes(b"a file where the folder should be")
+    check_images(splits(), False, str(tmp_path / "cache"))
+
+
+def test_an_image_restored_to_its_old_size_is_looked_at_again(tmp_path):
+    damaged = bytearray(png(99))
+    damaged[len(damaged) // 2] ^= 0x10
+    with pytest.raises(DataError, match="not usable"):
+        check_images(splits(GOOD | {"99.png": bytes(damaged)}), False, str(tmp_path))
+    check_images(splits(GOOD | {"99.png": png(99)}), False, str(tmp_path))

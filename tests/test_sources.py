@@ -158,7 +158,7 @@ def test_the_leaves_need_no_files(load):
     splits = load("builtin:leaves", max_train_samples=6, max_eval_samples=3)
     assert (splits.train.labels, splits.validation.labels) == ([0, 1, 2, 0, 1, 2], [0, 1, 2])
     assert splits.train.read(0) != splits.validation.read(0)
-    assert find_bad_images([splits.train, splits.validation]) == []
+    assert find_bad_images([(splits.train, index) for index in range(6)]) == []
 
 
 # -- columns -----------------------------------------------------------------------------------------------
@@ -428,6 +428,12 @@ def test_an_image_outside_the_class_folders_founds_no_class(tmp_path, load):
         assert "stray.png" in str(error)  # to refuse it would do as well
 
 
+def test_a_test_split_without_class_folders_does_not_stop_training(tmp_path, load):
+    files = class_folders("train/", "val/") | {f"test/{number}.png": png(number) for number in range(3)}
+    splits = load(write(tmp_path / "d", files))
+    assert splits.label_names == ["a", "b"] and splits.notes[0] == "splits not used: test"
+
+
 # -- subsets, reading, identity ----------------------------------------------------------------------------
 
 
@@ -451,16 +457,18 @@ def test_a_subset_larger_than_the_split_is_the_split(tmp_path, load):
 
 def test_an_image_without_a_path_is_named_by_split_and_row(tmp_path, load):
     splits = load(table_folder(tmp_path / "d", {"image": BYTES, "label": WORDS}))
-    assert (splits.train.image_name(2), splits.validation.image_name(0)) == ("train image 2", "validation image 0")
+    assert (splits.train.image_name(2), splits.validation.image_name(0)) == ("train row 2", "validation row 0")
 
 
 def test_an_image_that_has_vanished_is_named(tmp_path, load):
     splits = load(write(tmp_path / "d", class_folders("train/", "val/")))
     path = Path(splits.train.image_name(3))
     path.unlink()
-    for use in (lambda: splits.train.read(3), splits.fingerprint):
-        with pytest.raises(DataError, match=f"{path}: cannot be read"):
-            use()
+    with pytest.raises(DataError, match=f"{path}: cannot be read"):
+        splits.train.read(3)
+    with pytest.raises(DataError, match=f"1 of 16 images are not usable.*{path}: cannot be read"):
+        check_images(splits, skip_bad=False, cache_dir=str(tmp_path / "cache"))
+    assert len(check_images(splits, skip_bad=True, cache_dir=str(tmp_path / "cache")).train) == 7
 
 
 def test_a_copy_elsewhere_has_the_same_fingerprint(tmp_path, load):

@@ -4,6 +4,7 @@ A `checkpoint-N` folder is a model that `from_pretrained` loads, and beside it w
 `optimizer.safetensors`, `state.json`, and `manifest.json` with the size and SHA-256 of every file.
 """
 
+import hashlib
 import json
 import re
 import shutil
@@ -42,8 +43,7 @@ class CheckpointFolder:
             log_bytes: length of metrics.jsonl at this step, to which a resume cuts it back.
         """
         target = self.folder / f"checkpoint-{state.step}"
-        building = self.folder / f".tmp-{self.run_id}-{target.name}"
-        shutil.rmtree(building, ignore_errors=True)  # of this run, killed while it was saving
+        building = fs.beside(target)
         try:
             building.mkdir()
             save_model(state.model, self.processor, building)
@@ -128,19 +128,29 @@ def write_manifest(folder: Path, run_id: str, step: int, identity: dict[str, Any
         fs.flush(path)
         files[path.name] = {"size": path.stat().st_size, "sha256": fs.sha256(path)}
     manifest = {"format": 1, "run_id": run_id, "step": step, "files": files, "identity": identity}
-    fs.write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    fs.write_text(folder / MANIFEST, _sealed(manifest))
+
+
+def _sealed(manifest: dict[str, Any]) -> str:
+    """The text of a manifest with its own digest, so that not a bit of it can change unnoticed either."""
+    content = json.dumps(manifest, sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return json.dumps({"sha256": digest, "manifest": manifest}, indent=2, sort_keys=True) + "\n"
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """The content of manifest.json; CheckpointError if it is not there or is none."""
+    """The content of manifest.json; CheckpointError if it is not there, or not as it was written."""
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        text = (checkpoint / MANIFEST).read_text(encoding="utf-8")
+        manifest = json.loads(text)["manifest"]
+        if text != _sealed(manifest):
+            raise ValueError("it is not what was saved")
         if not isinstance(manifest["files"], dict) or not isinstance(manifest["identity"], dict):
             raise TypeError("files and identity must be objects")
         _ = manifest["run_id"], manifest["step"]
     except FileNotFoundError as error:
         raise CheckpointError(f"{checkpoint}: is not complete: it has no {MANIFEST}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{checkpoint}: its {MANIFEST} is damaged: {error}") from error
     return manifest
 

@@ -1,33 +1,41 @@
-"""Every lasting change that a run makes to the disk goes through these few calls."""
+"""Every lasting change that a run makes to the disk goes through these few calls.
 
-import contextlib
+What is being made has a name that begins with `.tmp-` until it is whole; whatever carries such a name in a run's folder
+was left by a process that died, and `remove_leftovers` takes it away.
+"""
+
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+
+TEMPORARY = ".tmp-"
+
+
+def beside(target: Path) -> Path:
+    """The temporary name under which `target` is made."""
+    return target.with_name(f"{TEMPORARY}{target.name}-{os.getpid()}")
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file whole, or leave it as it was: written beside it, flushed to the disk, then renamed."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        flush(beside)
-        rename(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    _replace(path, lambda made: made.write_text(text, encoding="utf-8"))
 
 
 def copy(source: Path, target: Path) -> None:
     """Copy a file's bytes with the same promise as `write_text`."""
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    _replace(target, lambda made: shutil.copyfile(source, made))
+
+
+def _replace(path: Path, make: Callable[[Path], object]) -> None:
+    made = beside(path)
     try:
-        shutil.copyfile(source, beside)
-        flush(beside)
-        rename(beside, target)
+        make(made)
+        flush(made)
+        rename(made, path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        made.unlink(missing_ok=True)
         raise
 
 
@@ -48,18 +56,26 @@ def rename(source: Path, target: Path) -> None:
 
 def link(name: Path, target: str) -> None:
     """Point a symbolic link at `target` (relative), atomically: at every moment it is the old one or the new one."""
-    beside = name.with_name(f".{name.name}.{os.getpid()}.tmp")
-    with contextlib.suppress(FileNotFoundError):
-        beside.unlink()
-    beside.symlink_to(target)
-    rename(beside, name)
+    made = beside(name)
+    made.unlink(missing_ok=True)
+    made.symlink_to(target)
+    rename(made, name)
 
 
 def remove(folder: Path) -> None:
     """Delete a folder. Renamed first, so that a kill half-way leaves nothing that looks like a checkpoint."""
-    doomed = folder.with_name(f".tmp-removed-{folder.name}-{os.getpid()}")
+    doomed = folder.with_name(f"{TEMPORARY}removed-{folder.name}-{os.getpid()}")
     folder.rename(doomed)
     shutil.rmtree(doomed)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a process that died was making in a run's folder, which must be locked."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def sha256(path: Path) -> str:

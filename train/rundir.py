@@ -52,7 +52,7 @@ def check_output_dir(output_dir: str | None, resuming: bool) -> None:
     folder = Path(output_dir)
     if not folder.is_dir():
         raise ConfigError(f"--output_dir {output_dir}: is a file, not a folder")
-    if not resuming and _listed(folder):
+    if not resuming and any(not path.name.startswith(fs.TEMPORARY) for path in _listed(folder)):
         holds = "holds another run" if (folder / RECORD).is_file() else "is not empty"
         raise ConfigError(
             f"--output_dir {output_dir}: {holds}; name a new folder, or continue the run in it with"
@@ -133,11 +133,13 @@ def open_run(output_dir: str | None, flags: dict[str, Any], decided: dict[str, A
         ConfigError: the folder cannot be made or written in, or another process has just taken it.
     """
     if is_run(output_dir) and Path(output_dir) in lock:
+        fs.remove_leftovers(Path(output_dir))
         return Path(output_dir), read_record(Path(output_dir) / RECORD)["run_id"]
     folder, run_id = make_run_dir(output_dir, flags["dataset"]), uuid.uuid4().hex[:12]
     lock.take(folder)
     check_output_dir(str(folder), resuming=False)  # again: another run may have begun since the first look
     try:
+        fs.remove_leftovers(folder)
         fs.write_text(folder / RECORD, json.dumps({"run_id": run_id, "config": flags, **decided}, indent=2) + "\n")
         fs.write_text(folder / CONFIG, yaml.safe_dump(flags, sort_keys=False))
     except OSError as error:
