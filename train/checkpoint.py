@@ -56,10 +56,14 @@ class CheckpointFolder:
             shutil.rmtree(building, ignore_errors=True)
             raise
         verify(target)
-        if state.best.step is not None and (self.folder / f"checkpoint-{state.best.step}").is_dir():
-            fs.link(self.folder / "best", f"checkpoint-{state.best.step}")
+        self._point_at_best(state.best.step)
         self.prune(state.best.step)
         return target
+
+    def _point_at_best(self, step: int | None) -> None:
+        name, link = f"checkpoint-{step}", self.folder / "best"
+        if (self.folder / name).is_dir() and not (link.is_symlink() and str(link.readlink()) == name):
+            fs.link(link, name)
 
     def prune(self, best: int | None) -> None:
         """Delete the checkpoints of this run beyond `keep`; never the best or the newest."""
