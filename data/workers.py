@@ -1,7 +1,9 @@
 """Batches that survive their workers: one that dies or freezes is replaced, and no image is lost or repeated."""
 
+import contextlib
 import re
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -31,25 +33,26 @@ def resilient_batches(make_loader: Callable[[int], DataLoader], warn: Callable[[
     """
     delivered, failures = 0, 0
     while True:
-        iterator, failed = iter(make_loader(delivered)), False
-        has_workers = hasattr(iterator, "_workers")
+        loader = make_loader(delivered)
+        iterator, failed = iter(loader), False
+        has_workers = loader.num_workers > 0
         if has_workers:
             DEATHS.hold_back()
         try:
             while True:
                 try:
-                    batch = DEATHS.noticed_during(iterator) if has_workers else next(iterator)
+                    batch = DEATHS.noticed_during(iterator, loader.timeout) if has_workers else next(iterator)
                 except StopIteration:
                     return
                 yield batch
                 delivered, failures = delivered + 1, 0
         except DataError as error:
             raise DataError(_last_line(error)) from error
-        except RuntimeError as error:
-            if not _is_worker_failure(error):
+        except (RuntimeError, OSError, EOFError) as error:
+            if not has_workers or not _is_worker_failure(error):
                 raise
             failed, failures = True, failures + 1
-            reason = str(error).splitlines()[0].rstrip(". ")
+            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
             if failures == TRIES:
                 raise WorkerError(
                     f"the image workers failed {TRIES} times in a row: {reason}; --dataloader_num_workers 0 decodes in"
@@ -85,23 +88,49 @@ class _Deaths:
         else:
             self.pending = True
 
-    def noticed_during(self, iterator: Iterator[Batch]) -> Batch:
+    def noticed_during(self, iterator: Iterator[Batch], seconds: float) -> Batch:
         """The next batch, with torch's handler in force; what was held back is delivered first."""
         self.fetching = True
         try:
             if self.pending and self.torchs:
                 self.pending = False
                 self.torchs(signal.SIGCHLD, None)
-            return next(iterator)
+            with _deadline(seconds):
+                return next(iterator)
         finally:
             self.fetching = False
+
+
+@contextlib.contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """Interrupt what takes longer, a second after the loader's own timeout would have.
+
+    That one covers the wait for a batch, but not the fetching of its memory, for which the main process asks the worker
+    that made it: one that froze with a batch in the queue would hang the run for ever.
+    """
+    if not seconds or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def expire(number: int, frame: FrameType | None) -> None:
+        raise RuntimeError(f"DataLoader timed out after {seconds:g} seconds")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds + 1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 DEATHS = _Deaths()  # one, because a process has one handler for all its loaders
 
 
-def _is_worker_failure(error: RuntimeError) -> bool:
-    return "DataLoader worker" in str(error) or "DataLoader timed out" in str(error)
+def _is_worker_failure(error: Exception) -> bool:
+    """Connections to a worker that has just died break in their own ways; torch's findings have no own type."""
+    lost = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
+    return lost or "DataLoader worker" in str(error) or "DataLoader timed out" in str(error)
 
 
 def _end(iterator: Any, failed: bool) -> None:

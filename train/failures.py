@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from data.sources import Split
 from data.workers import WorkerError
@@ -41,5 +42,5 @@ def explained(state: TrainState, images: Split, folder: Path) -> Iterator[None]:
             "the device's memory is full: halve --per_device_train_batch_size and double"
             " --gradient_accumulation_steps, which trains the same"
         ) from error
-    except OSError as error:
-        raise RunError(f"cannot write in {folder}: {error.strerror or error}; then {again}") from error
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"cannot write in {folder}: {getattr(error, 'strerror', None) or error}; {again}") from error

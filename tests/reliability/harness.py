@@ -49,9 +49,7 @@ class Report:
         return f"{self.name}: {self.trials} trials, {len(self.failures)} failures{bound}{facts}"
 
 
-def start(
-    flags: tuple, *, before: Callable[[], None] | None = None, log: Path | None = None
-) -> multiprocessing.Process:
+def start(flags: tuple, before: Callable[[], None] | None = None, log: Path | None = None) -> BaseProcess:
     """Start a run as a process group of its own; `before` runs in it first (a picklable function)."""
     process = FORK.Process(target=_child, args=([str(flag) for flag in flags], before, log))
     process.start()
@@ -60,6 +58,7 @@ def start(
 
 def _child(flags: list[str], before: Callable[[], None] | None, log: Path | None) -> None:
     os.setsid()
+    multiprocessing.set_start_method("fork", force=True)  # as in a run from the command line
     output = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -73,7 +72,7 @@ def _child(flags: list[str], before: Callable[[], None] | None, log: Path | None
     os._exit(code)
 
 
-def finish(process: multiprocessing.Process, seconds: float = 120) -> int:
+def finish(process: BaseProcess, seconds: float = 120) -> int:
     """Wait for a run; its exit code, negative for a signal. One that does not end is killed and told as such."""
     process.join(seconds)
     if process.exitcode is None:

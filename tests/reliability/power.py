@@ -79,7 +79,7 @@ def recording(folder: Path) -> Iterator[Recorder]:
     recorder, fsync, rmtree = Recorder(folder), os.fsync, shutil.rmtree
 
     def noted_fsync(descriptor: int) -> None:
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
         recorder.note(("flush", Path() if path == folder else recorder.relative(path)))
         fsync(descriptor)
 
@@ -270,7 +270,7 @@ def _problem(left: Path, newest: int, best: int) -> str | None:
     if best and (not link.is_symlink() or _step(link.readlink()) < best):
         return f"best is not yet {best}"
     found, _ = newest_sound(left)
-    return None if found and _step(found) >= newest or not newest else f"{newest} had been saved, but is not there"
+    return None if (found and _step(found) >= newest) or not newest else f"{newest} had been saved, but is not there"
 
 
 def _step(checkpoint: Path) -> int:
