@@ -168,6 +168,8 @@ def verify(checkpoint: Path) -> dict[str, Any]:
     manifest = read_manifest(checkpoint)
     for name, expected in manifest["files"].items():
         path = checkpoint / name
+        if not isinstance(expected, dict) or expected.keys() != {"size", "sha256"}:
+            raise CheckpointError(f"{checkpoint}: its {MANIFEST} does not say what {name} should be")
         if Path(name).name != name:
             raise CheckpointError(f"{checkpoint}: its {MANIFEST} names {name}, outside the folder")
         if not path.is_file():

@@ -29,6 +29,8 @@ def parse(argv: Sequence[str]) -> Config:
         ConfigError: an unknown flag, a value that is none, or a file that cannot be read.
     """
     tokens = _file_tokens(argv[0]) + list(argv[1:]) if argv and not argv[0].startswith("-") else list(argv)
+    if dashes := [token for token in tokens if token == "--" or token.endswith("=--")]:
+        raise ConfigError(f"{dashes[0]}: -- has no meaning here")  # argparse would make an empty list of it
     named = _named(tokens)
     if "cache_dir" in named:
         hub.move_caches(_value(tokens, "cache_dir"))

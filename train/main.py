@@ -21,10 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from train.cli import parse
 
             run(parse(arguments), signals)
-        except (ConfigError, DataError, ModelError, RunError) as error:
+        except (ConfigError, DataError, ModelError, RunError, OSError) as error:
             if "--debug" in arguments:
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            print("error:", " ".join(str(error).split()), file=sys.stderr)  # one line, whatever a library's text has
             return 1 if isinstance(error, RunError) else 2
         except Interrupted as interrupted:
             print(f"stopped by {interrupted}", file=sys.stderr)

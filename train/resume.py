@@ -70,3 +70,5 @@ def bring_back(state: TrainState, checkpoint: Path | None, same: dict[str, Any])
         return restore(state, checkpoint)
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:  # sound, but not what this program writes
+        raise ConfigError(f"{checkpoint}: cannot be understood: {type(error).__name__} {error}") from error

@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ class FailAt:
         def count(of_a_checkpoint: bool) -> None:
             left[0] -= of_a_checkpoint
             if of_a_checkpoint and left[0] == 0:
+                print("fault at", traceback.extract_stack(limit=6)[0])
                 raise OSError(self.code, os.strerror(self.code))
 
         def watch(event: str, arguments: tuple) -> None:
@@ -55,9 +57,12 @@ def fail_at_every_call(folder: Path, most: int, every: int = 1) -> Report:
         out, log = folder / f"call-{number}", folder / f"log-{number}"
         exit_code = finish(start((*RUN, "--output_dir", out), FailAt(number, code, str(out)), log))
         last = log.read_text().splitlines()[-1]
-        if exit_code == 0:
-            break
-        right = exit_code == 1 and last.startswith("error: cannot write in") and os.strerror(code) in last
+        if exit_code == 0 and "fault at" not in log.read_text():
+            break  # more calls than the run makes
+        # makedirs(exist_ok=True) shrugs off an error where the folder is there: then nothing has failed
+        right = exit_code == 0 or (
+            exit_code == 1 and last.startswith("error: cannot write in") and os.strerror(code) in last
+        )
         try:
             for _, checkpoint in list_checkpoints(out):
                 verify(checkpoint)

@@ -1,12 +1,15 @@
 """Real runs in real processes that can be killed, in half a second each: imported once, then forked."""
 
+import atexit
 import hashlib
 import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,16 +18,32 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from data.leaves import LABEL_NAMES
+from models.vit import load_model, save_model
 from tests.running import TIMES, records
 from train.checkpoint import OPTIMIZER, STATE, list_checkpoints
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["tests.reliability.preload"])
 
+
+def dropout_model() -> str:
+    """A tiny ViT with dropout: without it, a forgotten seed would change nothing. Made once, for all processes."""
+    if "PLAINLOOP_TEST_MODEL" not in os.environ:
+        folder = Path(tempfile.mkdtemp(prefix="plainloop-model-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        loaded = load_model("builtin:tiny", list(LABEL_NAMES))
+        loaded.network.config.hidden_dropout_prob = loaded.network.config.attention_probs_dropout_prob = 0.1
+        save_model(loaded.network, loaded.processor, folder)
+        os.environ["PLAINLOOP_TEST_MODEL"] = str(folder)
+    return os.environ["PLAINLOOP_TEST_MODEL"]
+
+
 # Forty updates of a small ViT with ten saves: about a second.
 RUN = (
     *("--preset", "debug", "--max_train_samples", 20, "--max_eval_samples", 6, "--per_device_train_batch_size", 2),
     *("--max_steps", 40, "--logging_steps", 3, "--eval_steps", 4, "--save_steps", 4, "--dataloader_timeout", 20),
+    *("--model", dropout_model()),
 )
 
 

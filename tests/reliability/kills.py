@@ -1,6 +1,7 @@
 """R1, R2: kill -9 at any moment, resume, and end in the same bits."""
 
 import shutil
+import time
 from pathlib import Path
 
 from tests.reliability.harness import RUN, KillAt, Report, draw, finish, kill_group, outcome, start
@@ -15,12 +16,15 @@ def unbroken(folder: Path, accumulation: int) -> str:
     return outcome(out)
 
 
-def kill_and_resume(folder: Path, trials: int, seed: int) -> Report:
+def kill_and_resume(folder: Path, trials: int, seed: int, seconds: float = 1e9) -> Report:
     """R1: one to ten kills a trial, half of them inside a save; each resume with another number of workers."""
     report, rng = Report("R1 kill -9 and resume"), draw(seed)
     expected = {accumulation: unbroken(folder, accumulation) for accumulation in (1, 3)}
     kills = inside = 0
+    end = time.monotonic() + seconds
     for trial in range(trials):
+        if time.monotonic() > end:
+            break
         accumulation, out = rng.choice([1, 3]), folder / f"trial-{trial}"
         common = (
             "--gradient_accumulation_steps",
@@ -32,7 +36,7 @@ def kill_and_resume(folder: Path, trials: int, seed: int) -> Report:
         )
         for _ in range(rng.randint(1, MOST_KILLS)):
             flags = (*RUN, *common, "--dataloader_num_workers", rng.choice([0, 0, 2]))
-            if rng.random() < 0.5:
+            if rng.random() < 0.6:
                 process = start(flags, before=KillAt(rng.randint(1, 120), str(out)))
                 process.join(60)
             else:
@@ -53,7 +57,7 @@ def kill_and_resume(folder: Path, trials: int, seed: int) -> Report:
     return report
 
 
-def kill_at_every_call(folder: Path, seed: int, most: int = 10_000, every: int = 1) -> Report:
+def kill_at_every_call(folder: Path, most: int = 10_000, every: int = 1) -> Report:
     """R2: kill before each change to the disk in turn, from the first save on, until the run outlives the count."""
     report = Report("R2 kill at every call of a save")
     expected = unbroken(folder, 1)
