@@ -15,6 +15,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow knows dozens m
 MAX_PIXELS = 89_478_485
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
+# What is wrong with an image's metadata is no news: its pixels count, and they are used as they lie.
+warnings.filterwarnings("ignore", message="Corrupt EXIF data")
+
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -4,8 +4,9 @@ import json
 import shutil
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.running import records, run_here, same_tensors, weights
+from tests.running import TIMES, records, run_here, same_tensors, weights
 from train.checkpoint import list_checkpoints
 
 SHORT = ("--preset", "debug", "--save_total_limit", 9)
@@ -149,3 +150,34 @@ def test_a_checkpoint_of_another_run_is_not_mixed_in(tmp_path, capsys):
     assert run_here(*SHORT, "--output_dir", out, "--stop_after", 2) == 0
     assert run_here("--resume_from_checkpoint", out / "checkpoint-2", "--output_dir", tmp_path / "other") == 2
     assert "give it as --model" in capsys.readouterr().err
+
+
+def test_a_run_may_grow_where_its_schedule_ignores_the_length_and_says_so(tmp_path, capsys):
+    longer, grown = tmp_path / "longer", tmp_path / "grown"
+    flags = (*SHORT, "--lr_scheduler_type", "constant_with_warmup", "--warmup_steps", 3)
+    assert run_here(*flags, "--max_steps", 18, "--output_dir", longer) == 0
+    assert run_here(*flags, "--max_steps", 12, "--output_dir", grown) == 0
+    again = ("--output_dir", grown, "--resume_from_checkpoint", "auto")
+    capsys.readouterr()
+    assert run_here(*again, "--max_steps", 18) == 0
+    assert "18 updates instead of 12, which this schedule allows" in capsys.readouterr().out
+    assert same_tensors(weights(longer), weights(grown)) and records(longer) == records(grown)
+    assert run_here(*again, "--max_steps", 6) == 2
+    assert "18 updates are done, and now only 6 are asked for" in capsys.readouterr().err
+    assert run_here(*again) == 0  # it is remembered
+
+
+def test_tensorboard_of_a_resumed_run_equals_that_of_an_unbroken_one(tmp_path):
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    assert run_here(*SHORT, "--output_dir", unbroken) == 0
+    shutil.copytree(unbroken, broken, symlinks=True)
+    shutil.rmtree(broken / "checkpoint-12")  # as if killed after update 12 was logged, but before it was saved
+    assert run_here("--output_dir", broken, "--resume_from_checkpoint", "auto") == 0
+    assert scalars(unbroken) == scalars(broken)
+
+
+def scalars(folder):
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if not TIMES.search(tag)]
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}

@@ -60,9 +60,9 @@ def run(config: Config, signals: Signals) -> None:
             return
         state = setup.build_state(loaded.network, config.train, precision, plan.total_updates, splits.label_names)
 
-        decided = setup.describe(config.run.preset, config.preset_reason, precision, why, splits)
+        decided = setup.describe(config.run.preset, config.preset_reason, precision, why, splits, plan)
         identity = resume.identity(config, decided)
-        log_bytes = resume.bring_back(state, checkpoint, identity)
+        log_bytes = resume.bring_back(state, checkpoint, identity, plan.total_updates, say)
         folder, run_id = rundir.open_run(config.run.output_dir, config.flat(), decided, lock)
         checkpoints = CheckpointFolder(folder, run_id, identity, loaded.processor, config.train.save_total_limit)
 

@@ -121,7 +121,8 @@ def build_scheduler(
             takes = _parameters(scheduler_class)
             check_arguments("lr_scheduler_kwargs", scheduler_class.__name__, options, takes, _GIVEN)
             _refuse_warmup(name, warmup, takes)
-            return scheduler_class(optimizer, **(_run_length(takes, optimizer, total_updates) | options))
+            given = _run_length(takes, total_updates) | _peak(takes, optimizer.param_groups[0]["lr"])
+            return scheduler_class(optimizer, **(given | options))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"--lr_scheduler_type {name}: {error}") from error
 
@@ -144,21 +145,36 @@ def find_scheduler(name: str) -> type[LRScheduler]:
     return found
 
 
+def depends_on_length(name: str, arguments: str | None, warmup_steps: float) -> bool:
+    """Whether the schedule would have been another one, had the run been planned longer; if so it cannot grow."""
+    if 0 < warmup_steps < 1:
+        return True
+    if name in {item.value for item in SchedulerType}:
+        takes = _parameters(TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(name)])
+        return "num_training_steps" in takes
+    return bool(_run_length(_parameters(find_scheduler(name)), 1).keys() - parse_arguments("", arguments))
+
+
 def needs_metric(scheduler: LRScheduler) -> bool:
     """Whether it steps on an evaluation's metric, such as ReduceLROnPlateau, rather than on every update."""
     first = next(iter(inspect.signature(scheduler.step).parameters.values()), None)
     return first is not None and first.name.startswith("metric") and first.default is inspect.Parameter.empty
 
 
-def _run_length(takes: dict[str, inspect.Parameter], optimizer: torch.optim.Optimizer, total: int) -> dict[str, Any]:
-    """Required arguments that the run itself answers: how long it is, and the peak learning rate."""
-    peak = optimizer.param_groups[0]["lr"]
-    known = {"T_max": total, "total_steps": total, "total_iters": total, "max_lr": peak, "base_lr": peak / 10}
+def _run_length(takes: dict[str, inspect.Parameter], total: int) -> dict[str, Any]:
+    """Required arguments that the length of the run answers."""
+    known = {"T_max": total, "total_steps": total, "total_iters": total}
     required = {name for name, parameter in takes.items() if parameter.default is inspect.Parameter.empty}
     filled = {name: known[name] for name in required & known.keys()}
     if takes.keys() >= {"max_lr", "total_steps"}:  # OneCycleLR: optional in form, demanded when it is built
         filled["total_steps"] = total
     return filled
+
+
+def _peak(takes: dict[str, inspect.Parameter], peak: float) -> dict[str, Any]:
+    """Required arguments that --learning_rate answers."""
+    known = {"max_lr": peak, "base_lr": peak / 10}
+    return {name: known[name] for name in known.keys() & takes.keys()}
 
 
 def _refuse_warmup(name: str, warmup: int, takes: dict[str, inspect.Parameter]) -> None:

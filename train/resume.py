@@ -7,6 +7,7 @@ from typing import Any
 from train import ConfigError, rundir
 from train.checkpoint import CheckpointError, check_identity, newest_sound, restore, verify
 from train.config import OF_THE_START, Config, RunConfig
+from train.optim import depends_on_length
 from train.state import TrainState
 
 # Flags that change what is shown or kept, or how fast it goes, but no bit of the weights.
@@ -18,13 +19,18 @@ FREE = {
     "logging_steps",
     "save_total_limit",
 }
+# May grow where the schedule does not depend on it.
+LENGTH = {"num_train_epochs", "max_steps"}
 # How a flag names a thing, not what it is: compared by content (fingerprint, checkpoint) or by outcome (precision).
 BY_CONTENT = {"dataset", "model", "device", "precision"}
 
 
 def identity(config: Config, decided: dict[str, Any]) -> dict[str, Any]:
     """All that the bits of a run depend on and a resume may not change."""
-    flags = {name: value for name, value in config.flat().items() if name not in FREE | BY_CONTENT}
+    recipe = config.train
+    fixed_length = depends_on_length(recipe.lr_scheduler_type, recipe.lr_scheduler_kwargs, recipe.warmup_steps)
+    free = FREE | BY_CONTENT | (set() if fixed_length else LENGTH)
+    flags = {name: value for name, value in config.flat().items() if name not in free}
     return flags | {name: decided[name] for name in ("dataset_fingerprint", "label_names", "precision")}
 
 
@@ -57,7 +63,9 @@ def find_checkpoint(run: RunConfig, lock: rundir.Lock, say: Callable[[str], None
     return found
 
 
-def bring_back(state: TrainState, checkpoint: Path | None, same: dict[str, Any]) -> int:
+def bring_back(
+    state: TrainState, checkpoint: Path | None, same: dict[str, Any], total_updates: int, say: Callable[[str], None]
+) -> int:
     """Restore `state` from a checkpoint of the same run, if there is one; returns the length of its log then.
 
     Raises:
@@ -66,9 +74,15 @@ def bring_back(state: TrainState, checkpoint: Path | None, same: dict[str, Any])
     if checkpoint is None:
         return 0
     check_identity(checkpoint, same)
+    planned = rundir.read_record(checkpoint.parent / rundir.RECORD)["total_updates"]
     try:
-        return restore(state, checkpoint)
+        log_bytes = restore(state, checkpoint)
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
     except (KeyError, TypeError, ValueError, RecursionError) as error:  # sound, but not what this program writes
         raise ConfigError(f"{checkpoint}: cannot be understood: {type(error).__name__} {error}") from error
+    if total_updates < state.step:
+        raise ConfigError(f"{checkpoint}: {state.step} updates are done, and now only {total_updates} are asked for")
+    if total_updates != planned:
+        say(f"resume: {total_updates} updates instead of {planned}, which this schedule allows: it ignores the length")
+    return log_bytes

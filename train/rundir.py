@@ -133,18 +133,25 @@ def open_run(output_dir: str | None, flags: dict[str, Any], decided: dict[str, A
         ConfigError: the folder cannot be made or written in, or another process has just taken it.
     """
     if is_run(output_dir) and Path(output_dir) in lock:
-        fs.remove_leftovers(Path(output_dir))
-        return Path(output_dir), read_record(Path(output_dir) / RECORD)["run_id"]
+        folder = Path(output_dir)
+        fs.remove_leftovers(folder)
+        run_id = read_record(folder / RECORD)["run_id"]
+        _write_record(folder, run_id, flags, decided)  # with what was changed, as far as a resume may change it
+        return folder, run_id
     folder, run_id = make_run_dir(output_dir, flags["dataset"]), uuid.uuid4().hex[:12]
     lock.take(folder)
     check_output_dir(str(folder), resuming=False)  # again: another run may have begun since the first look
+    fs.remove_leftovers(folder)
+    _write_record(folder, run_id, flags, decided)
+    return folder, run_id
+
+
+def _write_record(folder: Path, run_id: str, flags: dict[str, Any], decided: dict[str, Any]) -> None:
     try:
-        fs.remove_leftovers(folder)
         fs.write_text(folder / RECORD, json.dumps({"run_id": run_id, "config": flags, **decided}, indent=2) + "\n")
         fs.write_text(folder / CONFIG, yaml.safe_dump(flags, sort_keys=False))
     except OSError as error:
         raise ConfigError(f"--output_dir {folder}: cannot be written in: {error.strerror}") from error
-    return folder, run_id
 
 
 def read_record(record: Path) -> dict[str, Any]:
@@ -156,7 +163,12 @@ def read_record(record: Path) -> dict[str, Any]:
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
         flags = content["config"]
-        if not isinstance(content["run_id"], str) or not isinstance(flags, dict) or flags.keys() - FLAGS.keys():
+        if (
+            not isinstance(content["total_updates"], int)
+            or not isinstance(content["run_id"], str)
+            or not isinstance(flags, dict)
+            or flags.keys() - FLAGS.keys()
+        ):
             raise ValueError("it lacks what a run of this program writes")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{record}: cannot be used: {' '.join(str(error).split())}") from error

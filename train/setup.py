@@ -178,7 +178,7 @@ def build_feed(
     )
 
 
-def describe(preset: str, reason: str, precision: Precision, why: str, splits: Splits) -> dict[str, Any]:
+def describe(preset: str, reason: str, precision: Precision, why: str, splits: Splits, plan: Plan) -> dict[str, Any]:
     """What was decided automatically, and what the bits of a run depend on beside its flags."""
     return {
         "preset": preset,
@@ -192,6 +192,7 @@ def describe(preset: str, reason: str, precision: Precision, why: str, splits: S
         "train_images": len(splits.train),
         "validation_images": len(splits.validation),
         "data_notes": splits.notes,
+        "total_updates": plan.total_updates,
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
