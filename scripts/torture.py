@@ -46,10 +46,11 @@ def _made(folder: Path) -> Path:
 def main() -> int:
     """Run what was asked for; 1 if anything failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", nargs="+", required=True, metavar="BATTERY=COUNT", help="R5=all flips every bit")
+    parser.add_argument("--trials", nargs="*", default=[], metavar="BATTERY=COUNT", help="R5=all flips every bit")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 30))
     parser.add_argument("--minutes", type=float, default=60.0, help="most that R1 may take")
     parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
+    parser.add_argument("--real", nargs=2, type=Path, metavar=("MODEL", "DATASET"), help="R1 also on these: 5 kills")
     asked = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, seed {asked.seed}", flush=True)
     failed = False
@@ -60,6 +61,11 @@ def main() -> int:
             trials = 0 if count == "all" else int(count)
             report = BATTERIES[name](Path(folder), trials, asked.seed, 60 * asked.minutes)
         print(f"{report}, {time.perf_counter() - started:.0f} s", *report.failures[:5], sep="\n  ", flush=True)
+        failed |= bool(report.failures)
+    if asked.real:
+        with tempfile.TemporaryDirectory(dir=asked.folder) as folder:
+            report = kills.kill_the_real_thing(Path(folder), *(path.resolve() for path in asked.real), 5, asked.seed)
+        print(report, *report.failures, sep="\n  ")
         failed |= bool(report.failures)
     return int(failed)
 

@@ -71,3 +71,26 @@ def kill_at_every_call(folder: Path, most: int = 10_000, every: int = 1) -> Repo
         report.check(code == 0 and outcome(out) == expected, f"call {number}: exit code {code}")
         shutil.rmtree(out)
     return report
+
+
+def kill_the_real_thing(folder: Path, model: Path, dataset: Path, kills: int, seed: int) -> Report:
+    """Sixty updates of a pretrained ViT on real images, in the default precision, killed at random moments."""
+    report, rng = Report("R1 on real images and a pretrained ViT", facts={"seed": seed}), draw(seed)
+    flags = ("--model", model, "--dataset", dataset, "--max_steps", 60, "--eval_steps", 10, "--save_steps", 10)
+    flags = (*flags, "--max_eval_samples", 32, "--resume_from_checkpoint", "auto", "--output_dir")
+    started = time.monotonic()
+    assert finish(start((*flags, folder / "unbroken")), seconds=900) == 0
+    lasted, done = time.monotonic() - started, 0
+    while done < kills:
+        process = start((*flags, folder / "killed", "--dataloader_num_workers", rng.choice([0, 2])))
+        process.join(rng.uniform(0.2, 0.4) * lasted)
+        if process.exitcode is not None:
+            break
+        kill_group(process)
+        process.join()
+        done += 1
+    assert finish(start((*flags, folder / "killed")), seconds=900) == 0
+    right = done == kills and outcome(folder / "unbroken") == outcome(folder / "killed")
+    report.check(right, f"after {done} kills the bits differ, or the run was done too soon")
+    report.facts["kills"] = done
+    return report
