@@ -118,10 +118,13 @@ def _value(tokens: list[str], name: str) -> str:
 def _file_tokens(path: str) -> list[str]:
     """A YAML or JSON file of flag names and values, as command-line tokens."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}; flags begin with --") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:  # a ValueError for a name with a zero byte
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{path!r}: cannot be read: {reason}; flags begin with --") from error
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold lines of the form `learning_rate: 3e-5`")

@@ -1,5 +1,6 @@
 """R7: checkpoints made by an enemy. Nothing of them may run, or reach outside its folder."""
 
+import contextlib
 import io
 import json
 import pickle
@@ -122,7 +123,8 @@ def hostile_checkpoints(folder: Path) -> Report:
             ("--preset", "debug", "--model", run / "checkpoint-2", "--eval_only"),
         ):
             try:
-                code: object = run_here(*flags)
+                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                    code: object = run_here(*flags)
             except BaseException as error:
                 code = f"{type(error).__name__}: {error}"[:200]
             right = code in (0, 2) and not _alarms and not marker.exists()
