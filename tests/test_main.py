@@ -133,6 +133,13 @@ def test_the_same_command_gives_the_same_bits_and_another_seed_does_not(tmp_path
     assert same_tensors(one, two) and not same_tensors(one, three)
 
 
+def test_the_recorded_recipe_runs_again_to_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run_here("--preset", "debug", "--seed", 5, "--output_dir", "first", "--stop_after", 3) == 0
+    assert run_here("first/config.yaml", "--output_dir", "again", "--stop_after", 3) == 0
+    assert same_tensors(weights(tmp_path / "first" / "checkpoint-3"), weights(tmp_path / "again" / "checkpoint-3"))
+
+
 def test_a_folder_that_holds_another_run_is_left_alone(finished, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     assert run_here("--preset", "debug", "--output_dir", finished) == 2

@@ -11,10 +11,10 @@ from typing import Any, Self
 import yaml
 
 from train import ConfigError, fs
-from train.config import FLAGS
+from train.config import FLAGS, OF_THE_START
 
 RECORD = "run.json"  # written whole at the start of a run: its id, every flag, and what was decided by itself
-CONFIG = "config.yaml"  # the flags alone, for people, and to give back to the command line
+CONFIG = "config.yaml"  # the recipe alone, for people, and to give back to the command line
 
 
 def find_run(output_dir: str | None, resume: str | None, dataset: str | None) -> Path | None:
@@ -149,7 +149,8 @@ def open_run(output_dir: str | None, flags: dict[str, Any], decided: dict[str, A
 def _write_record(folder: Path, run_id: str, flags: dict[str, Any], decided: dict[str, Any]) -> None:
     try:
         fs.write_text(folder / RECORD, json.dumps({"run_id": run_id, "config": flags, **decided}, indent=2) + "\n")
-        fs.write_text(folder / CONFIG, yaml.safe_dump(flags, sort_keys=False))
+        again = {name: value for name, value in flags.items() if name not in OF_THE_START and value is not None}
+        fs.write_text(folder / CONFIG, yaml.safe_dump(again, sort_keys=False))
     except OSError as error:
         raise ConfigError(f"--output_dir {folder}: cannot be written in: {error.strerror}") from error
 
