@@ -64,7 +64,7 @@ class Report:
 
     def __str__(self) -> str:
         facts = "".join(f", {name} {value}" for name, value in self.facts.items())
-        bound = "" if self.failures or not self.trials else f" (rate below {3 / self.trials:.1e} with 95 % confidence)"
+        bound = "" if self.failures or self.trials < 10 else f" (rate below {3 / self.trials:.1e} with 95 % confidence)"
         return f"{self.name}: {self.trials} trials, {len(self.failures)} failures{bound}{facts}"
 
 
