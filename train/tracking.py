@@ -70,6 +70,8 @@ class Tracker:
         if state.skipped:
             values["skipped_updates"] = state.skipped
         self._shown = {"loss": f"{loss:.4f}", "lr": f"{learning_rate:.2e}"}
+        if state.skipped:
+            self._shown["skipped"] = str(state.skipped)  # by the scaler, after fp16 overflows
         self._write(state.step, epoch, values)
         self._scalars("train", values | {"epoch": epoch}, state.step)
 
