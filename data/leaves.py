@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from data.seeds import key
 
 LABEL_NAMES = ("angular_leaf_spot", "bean_rust", "healthy")
-SIZES = {"train": 1800, "validation": 300}
+SIZES = {"train": 2700, "validation": 300}
 SIDE = 96  # pixels
 
 Colour = tuple[int, int, int]
