@@ -3,16 +3,15 @@
 import itertools
 import math
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data.images import decode
+from data.cache import Kept, Pixels
 from data.seeds import key
-from data.sources import Split
 
 Key = tuple[int, int]  # (epoch, index): all that the randomness of one sample hangs on
 Batch = dict[str, torch.Tensor]  # pixel_values uint8 [n, 3, h, w], labels int64 [n], index int64 [n]
@@ -104,24 +103,45 @@ class InOrder(Sampler[list[Key]]):
 
 
 class Images(Dataset):
-    """A split as a map-style dataset from (epoch, index) to one sample."""
+    """A split as a map-style dataset from (epoch, index) to a batch of samples."""
 
-    def __init__(self, split: Split, transform: Callable[[torch.Tensor], torch.Tensor], seed: int) -> None:
-        """`transform` maps a decoded uint8 [3, any, any] to a uint8 [3, h, w] of one size; it may be random."""
-        self.split, self.transform, self.seed = split, transform, seed
+    def __init__(
+        self,
+        pixels: Pixels,
+        labels: Sequence[int],
+        seed: int = 0,
+        augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        """`pixels[indices]` is uint8 [n, 3, h, w]; `augment` may change one image [3, h, w] at random."""
+        self.pixels, self.labels, self.seed, self.augment = pixels, torch.as_tensor(labels), seed, augment
 
     def __len__(self) -> int:
         """Number of images."""
-        return len(self.split)
+        return len(self.labels)
 
-    def __getitem__(self, sample: Key) -> dict[str, torch.Tensor | int]:
-        """Read, decode and transform one image; DataError names it if it cannot be decoded."""
-        epoch, index = sample
-        image = decode(self.split.read(index), self.split.image_name(index))
+    @property
+    def on_device(self) -> bool:
+        """Whether the pixels lie on a GPU already."""
+        return isinstance(self.pixels, Kept) and self.pixels.storage.is_cuda
+
+    def __getitems__(self, samples: list[Key]) -> Batch:
+        """A whole batch at once; DataError names an image that cannot be decoded."""
+        indices = [index for _, index in samples]
+        pixels = self.pixels[indices]
+        if self.augment is not None:
+            pixels = torch.stack([self._augment(image, *sample) for image, sample in zip(pixels, samples, strict=True)])
+        return {"pixel_values": pixels, "labels": self.labels[indices], "index": torch.tensor(indices)}
+
+    def _augment(self, image: torch.Tensor, epoch: int, index: int) -> torch.Tensor:
         # What a random transform draws hangs on the sample alone: the same pixels for any number of workers,
         # and after a resume. The generator itself, because torch.manual_seed costs 70 times as much.
         torch.default_generator.manual_seed(key(self.seed, "augment", epoch, index))
-        return {"pixel_values": self.transform(image), "labels": self.split.labels[index], "index": index}
+        return self.augment(image)
+
+
+def as_it_is(batch: Batch) -> Batch:
+    """What `Images` gives is a batch already: nothing is left to collate."""
+    return batch
 
 
 def ignore_signals(worker: int) -> None:
@@ -156,6 +176,7 @@ def build_loader(
         batch_sampler=batches,
         num_workers=workers,
         timeout=timeout if workers else 0,
+        collate_fn=as_it_is,
         pin_memory=pin_memory,
         worker_init_fn=ignore_signals,
         # iter(loader) draws a number; without a generator of its own, from the one that dropout uses.

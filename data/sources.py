@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import datasets
@@ -73,6 +74,10 @@ class Splits:
         Independent of where the data lies, so that a run resumes after a move; cheap (no decoding). The last
         64 bytes are entropy-coded pixels: re-encoding or editing an image changes them.
         """
+        return self._fingerprint
+
+    @cached_property  # it reads every row
+    def _fingerprint(self) -> str:
         digest = hashlib.blake2b(repr(self.label_names).encode(), digest_size=16)
         for split in (self.train, self.validation):
             for row, label in zip(split.table, split.labels, strict=True):

@@ -106,9 +106,17 @@ def load_model(
     return LoadedModel(network, processor, not same_classes, notes)
 
 
-def save_model(network: ViTForImageClassification, processor: dict[str, Any], folder: Path) -> None:
-    """Write `model.safetensors`, `config.json` and `preprocessor_config.json`, loadable by `from_pretrained`."""
-    network.save_pretrained(folder)
+def save_model(
+    network: ViTForImageClassification,
+    processor: dict[str, Any],
+    folder: Path,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write `model.safetensors`, `config.json` and `preprocessor_config.json`, loadable by `from_pretrained`.
+
+    `weights` are the network's by default, or a copy taken earlier of its `state_dict()`.
+    """
+    network.save_pretrained(folder, state_dict=weights)
     (folder / PROCESSOR_FILE).write_text(json.dumps(processor, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

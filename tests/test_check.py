@@ -68,7 +68,9 @@ def test_bad_images_are_left_out_on_request_and_noted(tmp_path):
 def test_only_the_first_run_on_the_same_data_pays_for_the_pass(tmp_path, monkeypatch):
     bad, decoded = splits(GOOD | {"bad.png": b"?"}), []
     judge = check.find_bad_images
-    monkeypatch.setattr(check, "find_bad_images", lambda work: decoded.append(len(work)) or judge(work))
+    monkeypatch.setattr(
+        check, "find_bad_images", lambda work, keep=None: decoded.append(len(work)) or judge(work, keep)
+    )
     for _ in range(2):
         with pytest.raises(DataError, match="not usable"):
             check_images(bad, False, str(tmp_path))

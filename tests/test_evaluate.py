@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from data.cache import Decoded
 from data.leaves import table
 from data.loader import Images, InOrder, batches_on, build_loader
 from data.sources import Split, load_splits
@@ -25,7 +26,7 @@ def metrics_at(batch_size, precision_name="fp32", samples=50):
     nn.init.normal_(loaded.network.classifier.weight, std=2.0)  # so that it predicts more than one class
     preprocessing = read_preprocessing(loaded.processor)
     split = load_splits("builtin:leaves", max_train_samples=3, max_eval_samples=samples).validation
-    loader = build_loader(Images(split, preprocessing.resize, 0), InOrder(len(split), batch_size))
+    loader = build_loader(Images(Decoded(split, preprocessing.resize), split.labels), InOrder(len(split), batch_size))
     normalize = Normalize(preprocessing, precision.dtype)
     return evaluate(loaded.network, batches_on(CPU, loader), normalize, precision, NAMES)
 

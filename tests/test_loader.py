@@ -9,12 +9,25 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from data import DataError
+from data.cache import Decoded
 from data.loader import Images, InOrder, Plan, PlannedSampler, batches_on, build_loader
 from data.seeds import key
 from data.sources import Split
 
 RANDOM = v2.Compose([v2.RandomResizedCrop(8, antialias=True), v2.RandomHorizontalFlip(), v2.ColorJitter(0.3, 0.3)])
 FIXED = v2.Resize([8, 8])
+
+
+def resized(images: Split) -> Images:
+    return Images(Decoded(images, FIXED), images.labels)
+
+
+def augmented(images: Split, transform=RANDOM, seed: int = 3) -> Images:
+    return Images(Decoded(images, lambda image: image), images.labels, seed, transform)
+
+
+def drawn(images: Images, epoch: int, index: int) -> torch.Tensor:
+    return images.__getitems__([(epoch, index)])["pixel_values"]
 
 
 def split(count: int, broken: int | None = None) -> Split:
@@ -138,7 +151,7 @@ def assert_equal(batches: list[dict[str, torch.Tensor]], expected: list[dict[str
 
 def test_a_batch_holds_uint8_pixels_int64_labels_and_the_images_places():
     images = split(22)
-    for batch, keys in zip(load(Images(images, FIXED, seed=3)), PlannedSampler(PLAN), strict=True):
+    for batch, keys in zip(load(resized(images)), PlannedSampler(PLAN), strict=True):
         assert batch["pixel_values"].dtype == torch.uint8 and batch["labels"].dtype == torch.int64
         assert batch["pixel_values"].shape == (len(keys), 3, 8, 8)
         assert batch["index"].tolist() == [index for _, index in keys]
@@ -146,7 +159,7 @@ def test_a_batch_holds_uint8_pixels_int64_labels_and_the_images_places():
 
 
 def test_random_pixels_are_the_same_for_any_number_of_workers_and_after_a_resume():
-    images = Images(split(22), RANDOM, seed=3)
+    images = augmented(split(22))
     expected = load(images)
     for workers in (1, 2):
         torch.manual_seed(workers)  # nothing may hang on the state that the run happens to be in
@@ -157,41 +170,40 @@ def test_random_pixels_are_the_same_for_any_number_of_workers_and_after_a_resume
 
 
 def test_random_pixels_differ_by_seed_epoch_and_index():
-    images, others = (Images(split(22), RANDOM, seed) for seed in (3, 4))
-    same_twice = images[0, 5]["pixel_values"], images[0, 5]["pixel_values"]
-    assert torch.equal(*same_twice)
-    assert not torch.equal(images[0, 5]["pixel_values"], images[1, 5]["pixel_values"])
-    assert not torch.equal(images[0, 5]["pixel_values"], others[0, 5]["pixel_values"])
+    images, others = (augmented(split(22), seed=seed) for seed in (3, 4))
+    assert torch.equal(drawn(images, 0, 5), drawn(images, 0, 5))
+    assert not torch.equal(drawn(images, 0, 5), drawn(images, 1, 5))
+    assert not torch.equal(drawn(images, 0, 5), drawn(others, 0, 5))
 
     def draw(image: torch.Tensor) -> torch.Tensor:
         return torch.randint(0, 256, (3, 2, 2), dtype=torch.uint8)
 
-    drawn = {tuple(Images(split(22), draw, 3)[0, index]["pixel_values"].flatten().tolist()) for index in range(22)}
-    assert len(drawn) == 22
+    noise = augmented(split(22), draw)
+    assert len({tuple(drawn(noise, 0, index).flatten().tolist()) for index in range(22)}) == 22
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_corrupt_image_is_named_wherever_it_is_decoded(workers):
     with pytest.raises(DataError, match=r"train/7\.png: cannot be decoded"):
-        load(Images(split(22, broken=7), FIXED, seed=3), workers=workers)
+        load(resized(split(22, broken=7)), workers=workers)
 
 
-@pytest.mark.parametrize("transform", [FIXED, RANDOM], ids=["fixed", "random"])
-def test_loading_in_workers_leaves_the_generator_that_dropout_uses_alone(transform):
+@pytest.mark.parametrize("make", [resized, augmented])
+def test_loading_in_workers_leaves_the_generator_that_dropout_uses_alone(make):
     before = torch.get_rng_state()
-    load(Images(split(22), transform, seed=3), workers=2)
+    load(make(split(22)), workers=2)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_starting_a_loader_draws_nothing_from_the_generator_that_dropout_uses():
-    loader = build_loader(Images(split(4), FIXED, seed=3), InOrder(4, 2))
+    loader = build_loader(resized(split(4)), InOrder(4, 2))
     before = torch.get_rng_state()
     iter(loader)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_batches_on_a_device_are_the_loaders_batches():
-    loader = build_loader(Images(split(10), FIXED, seed=3), InOrder(10, 4))
+    loader = build_loader(resized(split(10)), InOrder(10, 4))
     assert_equal(list(batches_on(torch.device("cpu"), loader)), list(loader))
     assert {t.device.type for batch in batches_on(torch.device("meta"), loader) for t in batch.values()} == {"meta"}
 

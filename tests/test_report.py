@@ -21,10 +21,12 @@ def test_wilsons_interval_is_that_of_the_tables(correct, total, low, high):
 
 def test_rates_count_the_images_of_the_updates_that_were_done():
     state = make_state()
-    state.step, state.train_seconds = 4, 2.0  # 3 + 3 + 3 + 1 images: the fourth update ends the epoch
+    state.seconds |= {"data": 0.5, "compute": 1.5, "saving": 9.0}
+    state.step = 4  # 3 + 3 + 3 + 1 images: the fourth update ends the epoch
     state.loss_total.fill_(6.0)
-    results = train_results(state, Plan(10, 3, 1, 8, 42))
+    results = train_results(state, Plan(10, 3, 1, 8, 42), 0.1)
     assert results["train_samples_per_second"] == 5 and results["train_loss"] == 1.5 and results["epoch"] == 1.0
+    assert results["train_runtime"] == 2.0 and results["saving_seconds"] == 9.0
 
 
 def test_the_interval_of_an_evaluation_counts_its_diagonal():

@@ -15,7 +15,7 @@ SHORT = ("--preset", "debug", "--save_total_limit", 9)
 def final_state(folder):
     checkpoint = list_checkpoints(folder)[0][1]
     state = json.loads((checkpoint / "state.json").read_text())
-    state.pop("train_seconds")
+    state.pop("seconds")
     state.pop("log_bytes")  # the lines of evaluations hold times of different length
     return state
 

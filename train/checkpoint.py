@@ -8,11 +8,14 @@ import hashlib
 import json
 import re
 import shutil
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from models.vit import PROCESSOR_FILE, load_weights, save_model
 from train import ConfigError, fs
@@ -21,7 +24,7 @@ from train.state import TrainState
 
 MANIFEST, STATE, OPTIMIZER = "manifest.json", "state.json", "optimizer.safetensors"
 MODEL_FILES = ("model.safetensors", "config.json", PROCESSOR_FILE)
-COUNTERS = ("step", "skipped", "losses_since_log", "train_seconds")
+COUNTERS = ("step", "skipped", "losses_since_log")
 LOSSES = ("loss_since_log", "loss_total")
 
 
@@ -34,21 +37,65 @@ class CheckpointFolder:
     identity: dict[str, Any]  # what a resume must have in common with this run
     processor: dict[str, Any]  # content of preprocessor_config.json
     keep: int | None  # None keeps all
+    in_background: bool = False  # write while training goes on
+    _writer: threading.Thread | None = field(default=None, init=False)
+    _failure: BaseException | None = field(default=None, init=False)
+
+    def __enter__(self) -> Self:
+        """Nothing is being written yet."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait for what is being written; its failure is raised unless another is under way."""
+        if kind is None:
+            self.wait()
+        elif self._writer is not None:
+            self._writer.join()
 
     def save(self, state: TrainState, log_bytes: int) -> Path:
         """Write `checkpoint-N`, point `best` at the best one, and delete what is beyond `keep`, in that order.
+
+        In the background, the state is copied and this returns; a failure is raised by the next save, or at the end.
+        One checkpoint is written at a time, so that the order on the disk is that of the updates.
 
         Args:
             state: what to save; unchanged.
             log_bytes: length of metrics.jsonl at this step, to which a resume cuts it back.
         """
-        target = self.folder / f"checkpoint-{state.step}"
+        self.wait()
+        content = take(state, log_bytes)
+        if self.in_background:
+            content = content.copied()
+            self._writer = threading.Thread(target=self._write_or_remember, args=[content], name="checkpoint")
+            self._writer.start()
+        else:
+            self._write(content)
+        return self.folder / f"checkpoint-{state.step}"
+
+    def wait(self) -> None:
+        """Until nothing is being written; raises what went wrong in writing."""
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _write_or_remember(self, content: "Content") -> None:
+        try:
+            self._write(content)
+        except BaseException as error:
+            self._failure = error
+
+    def _write(self, content: "Content") -> None:
+        target = self.folder / f"checkpoint-{content.step}"
         building = fs.beside(target)
         try:
             building.mkdir()
-            save_model(state.model, self.processor, building)
-            save_state(state, log_bytes, building)
-            write_manifest(building, self.run_id, state.step, self.identity)
+            save_model(content.network, self.processor, building, content.weights)
+            save_file(content.optimizer, building / OPTIMIZER, metadata={"format": "pt"})
+            (building / STATE).write_text(json.dumps(content.document, indent=1) + "\n", encoding="utf-8")
+            write_manifest(building, self.run_id, content.step, self.identity)
             if target.exists():  # resumed from an earlier checkpoint: this one has just been computed again
                 fs.remove(target)
             fs.rename(building, target)
@@ -56,9 +103,8 @@ class CheckpointFolder:
             shutil.rmtree(building, ignore_errors=True)
             raise
         verify(target)
-        self._point_at_best(state.best.step)
-        self.prune(state.best.step)
-        return target
+        self._point_at_best(content.best_step)
+        self.prune(content.best_step)
 
     def _point_at_best(self, step: int | None) -> None:
         name, link = f"checkpoint-{step}", self.folder / "best"
@@ -184,18 +230,39 @@ def verify(checkpoint: Path) -> dict[str, Any]:
 # -- the state ---------------------------------------------------------------------------------------------
 
 
-def save_state(state: TrainState, log_bytes: int, folder: Path) -> None:
-    """Write everything but the weights: optimizer.safetensors and state.json."""
+@dataclass(frozen=True)
+class Content:
+    """What a checkpoint holds, before it is written."""
+
+    step: int
+    best_step: int | None
+    network: nn.Module  # for its configuration
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+    document: dict[str, Any]  # of state.json
+
+    def copied(self) -> "Content":
+        """With tensors of its own, in the computer's memory, that training does not change any more."""
+        weights, optimizer = (
+            {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+            for tensors in (self.weights, self.optimizer)
+        )
+        return replace(self, weights=weights, optimizer=optimizer)
+
+
+def take(state: TrainState, log_bytes: int) -> Content:
+    """All that a resume needs; the tensors are still those of the state."""
     tensors, optimizer = pack_optimizer(state.optimizer)
-    save_file(tensors, folder / OPTIMIZER, metadata={"format": "pt"})
-    document = {name: getattr(state, name) for name in COUNTERS}
+    document: dict[str, Any] = {name: getattr(state, name) for name in COUNTERS}
     document |= {name: getattr(state, name).item() for name in LOSSES}
     document["best"] = {"value": state.best.value, "step": state.best.step}
     document["log_bytes"] = log_bytes
+    document["seconds"] = dict(state.seconds)
     document["scaler"] = state.precision.scaler.state_dict()
     document["scheduler"] = pack_scheduler(state.scheduler, state.step - state.skipped)
     document["optimizer"] = optimizer
-    (folder / STATE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    weights = state.model.state_dict()
+    return Content(state.step, state.best.step, state.model, weights, tensors, document)
 
 
 def restore(state: TrainState, checkpoint: Path) -> int:
@@ -217,6 +284,7 @@ def restore(state: TrainState, checkpoint: Path) -> int:
         setattr(state, name, document[name])
     for name in LOSSES:
         getattr(state, name).fill_(document[name])
+    state.seconds |= document["seconds"]
     state.best.value, state.best.step = document["best"]["value"], document["best"]["step"]
     return document["log_bytes"]
 

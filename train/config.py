@@ -43,6 +43,19 @@ class RunConfig:
         "auto: fp16 with a GradScaler on CUDA; bf16 on a CPU with AMX or AVX512-BF16; else fp32. Weights stay fp32"
         " (fp64 for fp64, which is for comparing algorithms).",
     )
+    tf32: bool = flag(False, "Let CUDA multiply float32 matrices in TF32: faster, with 10 bits of mantissa.")
+    torch_compile: Literal["auto", "on", "off"] = flag(
+        "auto",
+        "Compile the network for full training batches. auto: in bf16 on a CPU, if the run trains on at least 40,000"
+        " images, which is what the minute of compiling takes to pay off twice.",
+    )
+    tune_malloc: bool = flag(
+        True, "On a CPU (glibc): keep freed memory for the next update instead of faulting in fresh pages."
+    )
+    async_save: bool = flag(
+        True, "Copy the state, then write the checkpoint while training goes on; needs memory for the copy."
+    )
+    torch_profiler: bool = flag(False, "Trace updates 3 to 5 of this start into OUTPUT_DIR/profile/trace.json.")
     cache_dir: str | None = flag(None, "Where the Hub libraries keep downloads and tables. Default: their own caches.")
     debug: bool = flag(False, "Show the traceback of an error.")
 
@@ -69,14 +82,29 @@ class DataConfig:
     max_train_samples: int | None = flag(None, "Train on a seeded random subset of so many images.")
     max_eval_samples: int | None = flag(None, "Evaluate on a seeded random subset of so many images.")
     skip_bad_images: bool = flag(False, "Leave out images that cannot be decoded, each with a note, and record which.")
-    dataloader_num_workers: int = flag(0, "Processes that decode images; 0 decodes in the main process.")
+    image_cache: Literal["auto", "memory", "disk", "none"] = flag(
+        "auto",
+        "Where images are kept once they are decoded and resized. auto: in memory if they fit in --cache_memory, else"
+        " in a memory-mapped file if they fit in --cache_size, else nowhere: then each epoch decodes them again.",
+    )
+    cache_memory: float = flag(2.0, "Most GiB of memory for prepared images.")
+    cache_size: float = flag(32.0, "Most GiB of disk for the files of prepared images, of all runs together.")
+    dataloader_num_workers: str = flag(
+        "auto",
+        "Processes that prepare batches; 0 does it in the main process. auto: 0 with an image cache, else by what"
+        " decoding takes here.",
+    )
     dataloader_drop_last: bool = flag(False, "Drop the last, short batch of every epoch.")
     dataloader_timeout: int = flag(120, "Seconds after which a worker that delivers nothing is an error; 0 waits.")
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         _at_least(self, 1, "max_train_samples", "max_eval_samples")
-        _at_least(self, 0, "dataloader_num_workers", "dataloader_timeout")
+        _at_least(self, 0, "dataloader_timeout", "cache_memory", "cache_size")
+        if self.dataloader_num_workers != "auto" and not str(self.dataloader_num_workers).isdecimal():
+            raise ConfigError(
+                f"--dataloader_num_workers {self.dataloader_num_workers}: must be auto, or a number of at least 0"
+            )
         if not 0 < self.train_val_split < 1:
             raise ConfigError(f"--train_val_split {self.train_val_split}: must lie between 0 and 1")
 
@@ -161,7 +189,15 @@ SECTIONS = (RunConfig, DataConfig, ModelConfig, TrainConfig)
 FLAGS = {item.name: item for section in SECTIONS for item in fields(section)}
 
 # Flags that belong to one start of the program, not to the run: a resume neither inherits nor compares them.
-OF_THE_START = ("output_dir", "resume_from_checkpoint", "stop_after", "debug", "eval_only", "cache_dir")
+OF_THE_START = (
+    "output_dir",
+    "resume_from_checkpoint",
+    "stop_after",
+    "debug",
+    "eval_only",
+    "cache_dir",
+    "torch_profiler",
+)
 
 
 def _at_least(section: Any, least: float, *names: str) -> None:

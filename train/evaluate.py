@@ -57,16 +57,19 @@ def evaluate(
     """
     started, was_training = time.perf_counter(), model.training
     counts = _count_metrics(len(label_names)).to(precision.device)
-    loss_sum, samples = torch.zeros((), dtype=_widest(precision.device), device=precision.device), 0
+    loss_sum = torch.zeros((), dtype=_widest(precision.device), device=precision.device)
+    predictions, labels = [], []
     model.eval()
     for batch in batches:
         with precision.autocast():
             logits = model(normalize(batch["pixel_values"])).logits
         losses = F.cross_entropy(_at_least_float32(logits), batch["labels"], reduction="none")
         loss_sum += losses.to(loss_sum.dtype).sum()
-        counts.update(logits, batch["labels"])
-        samples += len(batch["labels"])
+        predictions.append(logits.argmax(-1))
+        labels.append(batch["labels"])
     model.train(was_training)
+    samples = sum(map(len, labels))
+    counts.update(torch.cat(predictions), torch.cat(labels))  # once: on CUDA, each counting waits for the device
     found = counts.compute()
     values = {"loss": loss_sum.item() / samples}
     values |= {name: found[name].item() for name in SUMMARIES}

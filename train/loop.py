@@ -1,7 +1,6 @@
 """The loop. One iteration of `fit` is one optimizer update; everything around it has a room of its own."""
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -53,21 +52,21 @@ def fit(
     last = min(plan.total_updates, stop_after or plan.total_updates)
     state.model.train()
     while state.step < last:
-        started = time.perf_counter()
-        # The whole accumulation window first: the loss is divided by its number of samples.
         update = state.step + 1
-        micro_batches = [next(batches) for _ in range(plan.micro_batch_count(update))]
+        with state.timed("data"):
+            # The whole accumulation window first: the loss is divided by its number of samples.
+            micro_batches = [next(batches) for _ in range(plan.micro_batch_count(update))]
         # After the fetch, which in one process draws from the same generator: dropout depends on the update alone.
         torch.manual_seed(key(plan.seed, "update", update))
         learning_rate = state.learning_rate
-
-        step = train_step(state.model, micro_batches, state.optimizer, state.precision, normalize, recipe.max_grad_norm)
-
+        with state.timed("compute"):
+            step = train_step(
+                state.model, micro_batches, state.optimizer, state.precision, normalize, recipe.max_grad_norm
+            )
         # On fp16 overflow the scaler skipped the update, and then the schedule must not move either.
         state.count_update(step.loss, step.applied)
         if step.applied and not needs_metric(state.scheduler):
             state.scheduler.step()
-        state.train_seconds += time.perf_counter() - started
         tracker.advance(sum(len(batch["labels"]) for batch in micro_batches))
 
         at_end = update == plan.total_updates
@@ -75,7 +74,8 @@ def fit(
             tracker.log_training(state, plan.epoch(update), step.grad_norm.item(), learning_rate)
         improved = False
         if update % recipe.eval_steps == 0 or at_end:
-            metrics = validate(state.model)
+            with state.timed("evaluation"):
+                metrics = validate(state.model)
             improved = state.keep_best(metrics)
             tracker.log_evaluation(state, plan.epoch(update), metrics, improved)
             if needs_metric(state.scheduler):
@@ -83,7 +83,8 @@ def fit(
         stop = update == last or interrupted()
         # A new best is saved whenever it is found, so that the folder `best` is never behind.
         if improved or update % recipe.save_steps == 0 or stop:
-            checkpoints.save(state, log_bytes=tracker.log_bytes())
+            with state.timed("saving"):
+                checkpoints.save(state, log_bytes=tracker.log_bytes())
         if stop:
             return
 
@@ -139,10 +140,8 @@ def stop_if_not_finite(
     loss: torch.Tensor, grad_norm: torch.Tensor, precision: Precision, micro_batches: list[Batch]
 ) -> None:
     """Raise before the weights change. In fp16 an infinite gradient is the scaler's business, which skips it."""
-    if not torch.isfinite(loss):
-        what = f"the loss is {loss.item()}"
-    elif not torch.isfinite(grad_norm) and not precision.scaler.is_enabled():
-        what = f"the gradient norm is {grad_norm.item()}"
-    else:
+    judged = loss if precision.scaler.is_enabled() else loss + grad_norm
+    if torch.isfinite(judged):  # the one place where the host waits for the device in a step: nothing may slip by
         return
+    what = f"the gradient norm is {grad_norm.item()}" if torch.isfinite(loss) else f"the loss is {loss.item()}"
     raise NonFiniteError(what, torch.cat([batch["index"] for batch in micro_batches]).tolist())

@@ -39,14 +39,15 @@ def run(config: Config, signals: Signals) -> None:
 
     from train import failures, report, resume, rundir, setup
     from train.checkpoint import CheckpointFolder
+    from train.compute import choose_compute
     from train.loop import fit
+    from train.profiling import traced
     from train.tracking import Tracker, say
 
     say(f"preset {config.run.preset}: {config.preset_reason}")
-    precision, why = setup.choose_compute(config.run)
+    precision, why = choose_compute(config.run)
     offline = setup.is_offline(config.data, config.model)
     splits = setup.load_data(config.data, config.run, offline)
-    plan = setup.make_plan(config.train, len(splits.train), config.run.seed, config.data.dataloader_drop_last)
 
     with rundir.Lock() as lock:
         checkpoint = resume.find_checkpoint(config.run, lock, say)
@@ -54,23 +55,30 @@ def run(config: Config, signals: Signals) -> None:
         loaded = setup.load_network(
             str(checkpoint or config.model.model), splits.label_names, precision, config.run.cache_dir, offline
         )
-        feed = setup.build_feed(splits, loaded.processor, precision, config.data, config.train, config.run.seed)
+        splits, feed = setup.prepare(splits, loaded.processor, precision, config.data, config.train, config.run)
         if config.run.eval_only:
             report.print_evaluation(loaded, feed)
             return
+        plan = setup.make_plan(config.train, len(splits.train), config.run.seed, config.data.dataloader_drop_last)
         state = setup.build_state(loaded.network, config.train, precision, plan.total_updates, splits.label_names)
+        speed = setup.tune(config.run, loaded.network, precision, plan, state.optimizer, feed)
 
-        decided = setup.describe(config.run.preset, config.preset_reason, precision, why, splits, plan)
+        decided = setup.describe(config.run.preset, config.preset_reason, precision, why, splits, plan, speed)
         identity = resume.identity(config, decided)
         log_bytes = resume.bring_back(state, checkpoint, identity, plan.total_updates, say)
         folder, run_id = rundir.open_run(config.run.output_dir, config.flat(), decided, lock)
-        checkpoints = CheckpointFolder(folder, run_id, identity, loaded.processor, config.train.save_total_limit)
+        checkpoints = CheckpointFolder(
+            folder, run_id, identity, loaded.processor, config.train.save_total_limit, config.run.async_save
+        )
+        batches = feed.training(plan, state.step)
+        if config.run.torch_profiler:
+            batches = traced(batches, plan, state.step, folder)
 
         with Tracker(folder, plan.total_updates, state.step, log_bytes) as tracker:
-            with failures.explained(state, splits.train, folder), signals.deferred():
+            with failures.explained(state, splits.train, folder), signals.deferred(), checkpoints:
                 fit(
                     state,
-                    feed.training(plan, state.step),
+                    batches,
                     plan,
                     config.train,
                     feed.normalize,

@@ -81,6 +81,8 @@ def choose_precision(asked: str, device: torch.device) -> tuple[str, str]:
         raise ConfigError("--precision bf16: this GPU cannot; fp16 and fp32 work here")
     if asked == "fp64" and device.type == "mps":
         raise ConfigError("--precision fp64: mps cannot; use --device cpu")
+    if asked == "bf16" and device.type == "cpu" and not _bf16_unit():
+        return asked, "as asked; this processor emulates it, which was measured 20 times slower than fp32"
     return asked, "as asked"
 
 

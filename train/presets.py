@@ -33,7 +33,8 @@ LEAVES: dict[str, Any] = BEANS | {
     "metric_for_best_model": "accuracy",  # on 300 images from scratch the loss is the noisier of the two
 }
 
-# Over in a few seconds, in one process and in float32: what a debugger and a test want.
+# Over in a few seconds, in one process, one thread of control and float32, with every fast path off: what a debugger
+# and a test want.
 DEBUG: dict[str, Any] = LEAVES | {
     "model": "builtin:tiny",
     "max_train_samples": 48,
@@ -47,6 +48,11 @@ DEBUG: dict[str, Any] = LEAVES | {
     "metric_for_best_model": "loss",
     "precision": "fp32",
     "device": "cpu",
+    "image_cache": "none",
+    "dataloader_num_workers": "0",
+    "torch_compile": "off",
+    "tune_malloc": False,
+    "async_save": False,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {"beans": BEANS, "leaves": LEAVES, "debug": DEBUG, "trainer": {}}

@@ -52,10 +52,12 @@ def finish(
     best = metrics.values[state.best.metric]
     evaluation = eval_results(metrics) | {"epoch": plan.epoch(state.best.step)}
     choices = {name: decided[name] for name in ("preset", "preset_reason", "precision")}
-    training = train_results(state, plan) | choices
+    training = train_results(state, plan, feed.preparation_seconds) | choices
     write_results(folder, training, evaluation)
     write_model_card(folder, config, decided, state, evaluation)
     show(tracker, network, state, metrics, feed, config.flat())
+    total = sum(state.seconds.values())
+    say(f"time: {total:.1f} s; {', '.join(f'{part} {spent / total:.1%}' for part, spent in state.seconds.items())}")
     low, high = evaluation["eval_accuracy_wilson_95"]
     same = "exactly as" if best == state.best.value else f"{state.best.value!r} when"
     say(
@@ -114,8 +116,11 @@ def wilson_interval(correct: int, total: int, z: float = 1.96) -> tuple[float, f
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def train_results(state: TrainState, plan: Plan) -> dict[str, float]:
-    """The Trainer's summary of training, with the rates over training time alone: no evaluation, no saves."""
+def train_results(state: TrainState, plan: Plan, preparation_seconds: float) -> dict[str, float]:
+    """The Trainer's summary of training, with the rates over training time alone: no evaluation, no saves.
+
+    Where the whole time went stands beside it, in seconds; of a run that was resumed, that of all its starts.
+    """
     images = sum(len(keys) for update in range(1, state.step + 1) for keys in plan.micro_batches(update))
     return {
         "epoch": plan.epoch(state.step),
@@ -125,6 +130,8 @@ def train_results(state: TrainState, plan: Plan) -> dict[str, float]:
         "train_samples_per_second": images / state.train_seconds,
         "train_steps_per_second": state.step / state.train_seconds,
         "skipped_updates": state.skipped,
+        "preparation_seconds": preparation_seconds,
+        **{f"{part}_seconds": seconds for part, seconds in state.seconds.items()},
     }
 
 

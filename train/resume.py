@@ -16,6 +16,11 @@ FREE = {
     "preset",
     "dataloader_num_workers",
     "dataloader_timeout",
+    "image_cache",
+    "cache_memory",
+    "cache_size",
+    "tune_malloc",
+    "async_save",
     "logging_steps",
     "save_total_limit",
 }

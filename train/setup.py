@@ -2,6 +2,7 @@
 
 import math
 import platform
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ import transformers
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
-from data.check import check_images
+from data.cache import CachePolicy, Kept, Pixels, prepare_images
+from data.cores import usable_cores
 from data.loader import (
     Batch,
     Images,
@@ -30,27 +32,14 @@ from data.sources import Splits, load_splits
 from data.transforms import Normalize, read_preprocessing
 from data.workers import resilient_batches
 from models.vit import LoadedModel, load_model, load_weights
-from train import hub
+from train import ConfigError, hub
+from train.compute import choose_attention, choose_compile, compile_network, keep_freed_memory
 from train.config import DataConfig, ModelConfig, RunConfig, TrainConfig
 from train.evaluate import Metrics, choose_metric, evaluate
 from train.optim import build_optimizer, build_scheduler
-from train.precision import Precision, choose_device, choose_precision
+from train.precision import Precision
 from train.state import Best, TrainState
 from train.tracking import say
-
-
-def choose_compute(run: RunConfig) -> tuple[Precision, str]:
-    """The device and precision to compute in, and why."""
-    device = choose_device(run.device)
-    name, reason = choose_precision(run.precision, device)
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    say(f"computing on {device} ({where}) in {name}: {reason}")
-    return Precision(name, device), reason
-
-
-def choose_attention(precision: Precision) -> str:
-    """Plain attention for bf16 on a CPU: there, at 65 to 197 tokens, an update takes 0.5 to 0.8 of SDPA's time."""
-    return "eager" if precision.device.type == "cpu" and precision.name == "bf16" else "sdpa"
 
 
 def is_offline(data: DataConfig, model: ModelConfig) -> bool:
@@ -64,8 +53,8 @@ def is_offline(data: DataConfig, model: ModelConfig) -> bool:
 
 
 def load_data(data: DataConfig, run: RunConfig, offline: bool) -> Splits:
-    """Both splits, every image of which has been decoded once."""
-    splits = load_splits(
+    """Both splits, the images of which have not been looked at yet."""
+    return load_splits(
         data.dataset,
         config_name=data.dataset_config_name,
         image_column=data.image_column_name,
@@ -77,12 +66,6 @@ def load_data(data: DataConfig, run: RunConfig, offline: bool) -> Splits:
         cache_dir=run.cache_dir,
         offline=offline,
     )
-    splits = check_images(splits, data.skip_bad_images, run.cache_dir)
-    for note in splits.notes:
-        say(f"data: {note}")
-    sizes = f"{len(splits.train)} training and {len(splits.validation)} validation images"
-    say(f"data: {splits.dataset}: {sizes}, {len(splits.label_names)} classes: {', '.join(splits.label_names)}")
-    return splits
 
 
 def load_network(
@@ -133,7 +116,10 @@ class Feed:
     precision: Precision
     label_names: list[str]
     eval_batch_size: int
-    data: DataConfig
+    workers: int
+    timeout: float  # seconds
+    notes: list[str]  # how images get to the device, and why so
+    preparation_seconds: float  # that making it took
 
     def training(self, plan: Plan, start: int) -> Iterator[Batch]:
         """The plan's micro-batches after `start` updates."""
@@ -153,32 +139,110 @@ class Feed:
             return build_loader(
                 images,
                 batches_after(skip),
-                workers=self.data.dataloader_num_workers,
-                timeout=self.data.dataloader_timeout,
-                pin_memory=self.precision.device.type == "cuda",
+                workers=self.workers,
+                timeout=self.timeout,
+                pin_memory=self.precision.device.type == "cuda" and not images.on_device,
             )
 
         batches = resilient_batches(make_loader, warn=lambda text: say(f"warning: {text}"))
         return batches_on(self.precision.device, batches)
 
 
-def build_feed(
-    splits: Splits, processor: dict[str, Any], precision: Precision, data: DataConfig, train: TrainConfig, seed: int
-) -> Feed:
-    """Preprocessing as the checkpoint's processor says, and what is needed to make loaders."""
+def prepare(
+    splits: Splits,
+    processor: dict[str, Any],
+    precision: Precision,
+    data: DataConfig,
+    train: TrainConfig,
+    run: RunConfig,
+) -> tuple[Splits, Feed]:
+    """Every image decoded once, as the checkpoint's processor wants it; and the way from there to the device."""
+    started = time.perf_counter()
     preprocessing = read_preprocessing(processor)
-    return Feed(
-        Images(splits.train, preprocessing.resize, seed),
-        Images(splits.validation, preprocessing.resize, seed),
+    policy = CachePolicy(data.image_cache, data.cache_memory, data.cache_size, run.cache_dir)
+    splits, pixels, kind, reason = prepare_images(splits, preprocessing, policy, data.skip_bad_images, say)
+    for note in splits.notes:
+        say(f"data: {note}")
+    sizes = f"{len(splits.train)} training and {len(splits.validation)} validation images"
+    say(f"data: {splits.dataset}: {sizes}, {len(splits.label_names)} classes: {', '.join(splits.label_names)}")
+    notes = [f"image cache {kind} ({reason})"]
+    if fits_on(precision.device, pixels):
+        pixels = {name: kept.to(precision.device) for name, kept in pixels.items()}
+        notes.append("which lies on the GPU")
+    workers, why = choose_workers(data.dataloader_num_workers, pixels["train"], precision.device)
+    notes.append(f"{workers} workers ({why})")
+    feed = Feed(
+        Images(pixels["train"], splits.train.labels),
+        Images(pixels["validation"], splits.validation.labels),
         Normalize(preprocessing, precision.dtype).to(precision.device),
         precision,
         splits.label_names,
         train.per_device_eval_batch_size,
-        data,
+        workers,
+        data.dataloader_timeout,
+        notes,
+        time.perf_counter() - started,
     )
+    return splits, feed
 
 
-def describe(preset: str, reason: str, precision: Precision, why: str, splits: Splits, plan: Plan) -> dict[str, Any]:
+def fits_on(device: torch.device, pixels: dict[str, Pixels]) -> bool:
+    """Whether the prepared images are in memory and take at most an eighth of what is free on a GPU."""
+    if device.type != "cuda" or not all(isinstance(kept, Kept) for kept in pixels.values()):
+        return False
+    return pixels["train"].storage.nbytes <= torch.cuda.mem_get_info(device)[0] / 8
+
+
+def choose_workers(asked: str, pixels: Pixels, device: torch.device) -> tuple[int, str]:
+    """How many processes prepare batches, and why, in words: measured on the first images.
+
+    Raises:
+        ConfigError: workers were asked for, and the images lie on the GPU, where they cannot reach.
+    """
+    if asked != "auto":
+        if int(asked) and isinstance(pixels, Kept) and pixels.storage.is_cuda:
+            raise ConfigError(f"--dataloader_num_workers {asked}: the images lie on the GPU; add --image_cache none")
+        return int(asked), "as asked"
+    if isinstance(pixels, Kept):
+        return 0, "a batch is a copy out of the cache"
+    some = list(range(min(8, len(pixels.split))))
+    started = time.perf_counter()
+    pixels[some]
+    each = (time.perf_counter() - started) / len(some)
+    # On a CPU, decoding and training share the cores: one worker that runs ahead is as good as many. A GPU trains
+    # while all cores decode.
+    workers = 1 if device.type == "cpu" else max(1, usable_cores() - 1)
+    return workers, f"decoding takes {each * 1e3:.1f} ms an image, beside training instead of before it"
+
+
+def tune(
+    run: RunConfig, network: nn.Module, precision: Precision, plan: Plan, optimizer: torch.optim.Optimizer, feed: Feed
+) -> list[str]:
+    """Switch the remaining fast paths on or off, and say in one line which are on; `run` keeps what was decided."""
+    images = plan.total_updates * plan.batch_size * plan.accumulation
+    compiling, why = choose_compile(run.torch_compile, precision, images)
+    run.torch_compile = "on" if compiling else "off"  # recorded, so that a resume computes the same bits
+    if compiling:
+        compile_network(network, plan.batch_size, precision.device)
+    fused = "fused " if optimizer.defaults.get("fused") else ""
+    notes = [
+        *feed.notes,
+        f"{choose_attention(precision)} attention",
+        f"{fused}{type(optimizer).__name__}",
+        f"torch.compile {run.torch_compile} ({why})",
+        f"checkpoints written {'while training goes on' if run.async_save else 'while training waits'}",
+    ]
+    if precision.device.type == "cpu":
+        notes.append(f"malloc {'keeps' if run.tune_malloc and keep_freed_memory() else 'returns'} freed memory")
+    if precision.device.type == "cuda":
+        notes.append(f"TF32 {'on' if run.tf32 else 'off'}")
+    say(f"speed: {'; '.join(notes)}")
+    return notes
+
+
+def describe(
+    preset: str, reason: str, precision: Precision, why: str, splits: Splits, plan: Plan, speed: list[str]
+) -> dict[str, Any]:
     """What was decided automatically, and what the bits of a run depend on beside its flags."""
     return {
         "preset": preset,
@@ -187,6 +251,7 @@ def describe(preset: str, reason: str, precision: Precision, why: str, splits: S
         "precision": precision.name,
         "precision_reason": why,
         "attention": choose_attention(precision),
+        "speed": speed,
         "dataset_fingerprint": splits.fingerprint(),
         "label_names": splits.label_names,
         "train_images": len(splits.train),

@@ -1,6 +1,9 @@
 """Everything that training changes, in one object: what a checkpoint saves and a resume restores."""
 
+import contextlib
 import math
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +12,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from train.evaluate import Metrics
 from train.precision import Precision
+
+PARTS = ("data", "compute", "evaluation", "saving")  # where the time of a run goes
 
 
 @dataclass
@@ -41,7 +46,7 @@ class TrainState:
     step: int = 0  # updates done, those that the scaler skipped included
     skipped: int = 0  # updates that the scaler skipped after an fp16 overflow
     losses_since_log: int = 0
-    train_seconds: float = 0.0  # without evaluations and saves
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     loss_since_log: torch.Tensor = field(init=False)  # a sum on the device: reading it would wait for the device
     loss_total: torch.Tensor = field(init=False)
 
@@ -54,6 +59,20 @@ class TrainState:
     def learning_rate(self) -> float:
         """Of the next update, in the first parameter group."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    @property
+    def train_seconds(self) -> float:
+        """Without evaluations and saves."""
+        return self.seconds["data"] + self.seconds["compute"]
+
+    @contextlib.contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Count the seconds of a block as `part`, one of PARTS."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] += time.perf_counter() - started
 
     def count_update(self, loss: torch.Tensor, applied: bool) -> None:
         """Record one update's mean loss, and whether it changed the weights."""

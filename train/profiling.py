@@ -1,0 +1,48 @@
+"""A trace of a few updates, for chrome://tracing or Perfetto."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from torch.profiler import ProfilerActivity, profile, supported_activities
+
+from data.loader import Batch, Plan
+from train.tracking import say
+
+FIRST, LAST = 3, 5  # updates after the start: the first two allocate, compile and fill queues
+
+
+def traced(batches: Iterator[Batch], plan: Plan, start: int, folder: Path) -> Iterator[Batch]:
+    """The same batches; from asking for update FIRST's to asking for what follows update LAST's, all is traced.
+
+    The loop asks for a batch at the beginning of each update and nowhere else, so it needs to know nothing of this.
+
+    Args:
+        batches: the plan's micro-batches from update `start` on.
+        plan: tells how many of them an update has.
+        start: updates done before.
+        folder: where `profile/trace.json` is written.
+    """
+    activities = set(supported_activities()) & {ProfilerActivity.CPU, ProfilerActivity.CUDA}
+    profiler = profile(activities=activities, record_shapes=True)
+    tracing = False
+    try:
+        for update in range(start + 1, plan.total_updates + 1):
+            if update == start + FIRST:
+                profiler.start()
+                tracing = True
+            elif update == start + LAST + 1:
+                _write(profiler, folder)
+                tracing = False
+            for _ in range(plan.micro_batch_count(update)):
+                yield next(batches)
+    finally:  # the loop asks for no more, which it may do before the last update to trace
+        if tracing:
+            _write(profiler, folder)
+
+
+def _write(profiler: profile, folder: Path) -> None:
+    profiler.stop()
+    target = folder / "profile" / "trace.json"
+    target.parent.mkdir(exist_ok=True)
+    profiler.export_chrome_trace(str(target))
+    say(f"profiler: traced updates into {target}")
