@@ -78,6 +78,7 @@ class CachePolicy:
     memory_gib: float = 2.0
     disk_gib: float = 32.0
     folder: str | None = None  # the Hub cache; None for its usual place
+    shared: bool = False  # several processes want the same images: one file serves them all
 
     def choose(self, size: int) -> tuple[str, str]:
         """memory, disk or none for so many bytes, and why, in words.
@@ -89,7 +90,7 @@ class CachePolicy:
         needs = f"{gib:.2f} GiB of pixels" if gib > 0.1 else f"{size / 2**20:.1f} MiB of pixels"
         if self.kind == "none":
             return "none", "as asked"
-        if self.kind != "disk" and gib <= self.memory_gib:
+        if self.kind != "disk" and gib <= self.memory_gib and not (self.shared and self.kind == "auto"):
             return "memory", needs
         if self.kind == "memory":
             raise DataError(f"--image_cache memory: {needs} are more than --cache_memory {self.memory_gib:g}")

@@ -31,11 +31,18 @@ class Plan:
     total_updates: int
     seed: int
     drop_last: bool = False
+    rank: int = 0  # which of `world` processes this is; each has a part of every micro-batch
+    world: int = 1
+
+    @property
+    def whole_batch(self) -> int:
+        """Images of a micro-batch over all processes; the last one of an epoch may have fewer."""
+        return self.batch_size * self.world
 
     @property
     def batches_per_epoch(self) -> int:
         """Micro-batches an epoch, the last of which may be short."""
-        return batches_per_epoch(self.samples, self.batch_size, self.drop_last)
+        return batches_per_epoch(self.samples, self.whole_batch, self.drop_last)
 
     @property
     def updates_per_epoch(self) -> int:
@@ -52,13 +59,27 @@ class Plan:
         first = (update - 1) % self.updates_per_epoch * self.accumulation
         return min(self.accumulation, self.batches_per_epoch - first)
 
+    def samples_in(self, update: int) -> int:
+        """How many images the update (from 1) has, over all processes."""
+        first = (update - 1) % self.updates_per_epoch * self.accumulation * self.whole_batch
+        return min(self.micro_batch_count(update) * self.whole_batch, self.samples - first)
+
+    def samples_until(self, update: int) -> int:
+        """How many images the updates from 1 to this one have, over all processes."""
+        epochs, rest = divmod(update, self.updates_per_epoch)
+        kept = min(self.batches_per_epoch * self.whole_batch, self.samples)  # an epoch's, without what is dropped
+        return epochs * kept + min(rest * self.accumulation * self.whole_batch, kept)
+
     def micro_batches(self, update: int) -> list[list[Key]]:
-        """The keys of each micro-batch of the update (from 1)."""
+        """The keys of this process's part of each micro-batch of the update (from 1).
+
+        Every `world`th image: of a short last batch too, each process has as many as the others, or one fewer.
+        """
         epoch, position = divmod(update - 1, self.updates_per_epoch)
         order = _order(self.samples, self.seed + epoch)
-        start = position * self.accumulation * self.batch_size
-        starts = (start + number * self.batch_size for number in range(self.micro_batch_count(update)))
-        return [[(epoch, index) for index in order[s : s + self.batch_size]] for s in starts]
+        start, size = position * self.accumulation * self.whole_batch, self.whole_batch
+        starts = (start + number * size for number in range(self.micro_batch_count(update)))
+        return [[(epoch, index) for index in order[s : s + size][self.rank :: self.world]] for s in starts]
 
 
 def batches_per_epoch(samples: int, batch_size: int, drop_last: bool = False) -> int:
@@ -86,20 +107,25 @@ class PlannedSampler(Sampler[list[Key]]):
 
 
 class InOrder(Sampler[list[Key]]):
-    """Every image once, in the split's order, in batches: for evaluation."""
+    """Every image once over all processes, in the split's order, in batches: for evaluation.
 
-    def __init__(self, samples: int, batch_size: int, skip: int = 0) -> None:
-        """The last batch may be short; nothing is padded or dropped. The first `skip` batches are left out."""
-        self.samples, self.batch_size, self.skip = samples, batch_size, skip
+    Process `rank` has every `world`th image. Nothing is padded or dropped; all processes have as many batches, of which
+    the last may be short or empty, because a sharded network computes only where all take part.
+    """
+
+    def __init__(self, samples: int, batch_size: int, skip: int = 0, rank: int = 0, world: int = 1) -> None:
+        """The first `skip` batches are left out."""
+        self.batch_size, self.skip = batch_size, skip
+        self.own, self.batches = range(rank, samples, world), math.ceil(samples / (batch_size * world))
 
     def __len__(self) -> int:
         """Number of batches."""
-        return math.ceil(self.samples / self.batch_size) - self.skip
+        return self.batches - self.skip
 
     def __iter__(self) -> Iterator[list[Key]]:
         """Yield the keys of one batch after another."""
-        for start in range(self.skip * self.batch_size, self.samples, self.batch_size):
-            yield [(0, index) for index in range(start, min(start + self.batch_size, self.samples))]
+        for number in range(self.skip, self.batches):
+            yield [(0, index) for index in self.own[number * self.batch_size : (number + 1) * self.batch_size]]
 
 
 class Images(Dataset):
@@ -127,10 +153,15 @@ class Images(Dataset):
     def __getitems__(self, samples: list[Key]) -> Batch:
         """A whole batch at once; DataError names an image that cannot be decoded."""
         indices = [index for _, index in samples]
-        pixels = self.pixels[indices]
+        index = torch.tensor(indices, dtype=torch.int64)
+        pixels = self.pixels[indices] if indices else self.pixels[[0]][:0]  # a process may have none of a last batch
         if self.augment is not None:
             pixels = torch.stack([self._augment(image, *sample) for image, sample in zip(pixels, samples, strict=True)])
-        return {"pixel_values": pixels, "labels": self.labels[indices], "index": torch.tensor(indices)}
+        return {
+            "pixel_values": pixels,
+            "labels": self.labels[index],
+            "index": index,
+        }
 
     def _augment(self, image: torch.Tensor, epoch: int, index: int) -> torch.Tensor:
         # What a random transform draws hangs on the sample alone: the same pixels for any number of workers,

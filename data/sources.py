@@ -14,6 +14,7 @@ import datasets
 import torch
 
 from data import DataError, leaves
+from data.streaming import Stream, Streams
 from data.tables import read_tables
 
 IMAGE_NAMES = ("image", "img", "pixel_values", "picture", "photo")
@@ -122,7 +123,7 @@ def load_splits(
     if dataset.startswith("builtin:"):
         return _built_in(dataset, max_train_samples, max_eval_samples, seed)
     notes: list[str] = []
-    tables = read_tables(dataset, config_name, cache_dir, offline, notes)
+    tables, _ = read_tables(dataset, config_name, cache_dir, offline, notes)
     found = {name: _label(table, dataset, image_column, label_column) for name, table in tables.items()}
     if "validation" not in found:
         found = _hold_out(found["train"], validation_fraction, seed, notes)
@@ -132,6 +133,47 @@ def load_splits(
     validation = _subset(splits["validation"], max_eval_samples, seed)
     check_classes(train, validation, label_names, dataset)
     return Splits(dataset, train, validation, label_names, notes)
+
+
+def load_streams(
+    dataset: str,
+    *,
+    config_name: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    cache_dir: str | None = None,
+    offline: bool = False,
+) -> Streams:
+    """The same for data sets that are read while training, and never stored.
+
+    Raises:
+        DataError: likewise; and if it has no validation split, or does not declare its classes, which could only be
+            found by reading all of it.
+    """
+    if dataset.startswith("builtin:"):
+        raise DataError(f"--streaming true: {dataset} is drawn, not read; name a folder, a Hub name or an address")
+    notes: list[str] = []
+    tables, files = read_tables(dataset, config_name, cache_dir, offline, notes, streaming=True)
+    if "validation" not in tables:
+        raise DataError(f"--dataset {dataset}: has no validation split, and none can be held out of a stream")
+    streams, names = {}, {}
+    for name, table in tables.items():
+        table = table if table.features else table._resolve_features()
+        image, label = _image_column(table, dataset, image_column), _label_column(table, dataset, label_column)
+        feature = table.features[label]
+        if not isinstance(feature, datasets.ClassLabel):
+            raise DataError(f"--dataset {dataset}: column '{label}' declares no classes, which a stream must")
+        names[name] = list(feature.names)
+        table = table.select_columns([image, label]).rename_columns({image: "image", label: "label"})
+        streams[name] = Stream(name, table.cast_column("image", datasets.Image(decode=False)), _count(table, name))
+    if names["train"] != names["validation"]:
+        raise DataError(f"--dataset {dataset}: the classes of train and validation differ, or their order does")
+    return Streams(dataset, streams["train"], streams["validation"], names["train"], files, notes)
+
+
+def _count(table: datasets.IterableDataset, name: str) -> int | None:
+    known = (table.info.splits or {}).get(name)
+    return known.num_examples or None if known else None
 
 
 def _built_in(dataset: str, max_train: int | None, max_eval: int | None, seed: int) -> Splits:

@@ -14,17 +14,27 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from data import DataError
+from data.remote import explain, is_remote, list_remote, with_retries
 
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 
+Table = datasets.Dataset | datasets.IterableDataset
+
 
 def read_tables(
-    dataset: str, config_name: str | None, cache_dir: str | None, offline: bool, notes: list[str]
-) -> dict[str, datasets.Dataset]:
-    """The tables of `train` and, where there is one, `validation`."""
+    dataset: str,
+    config_name: str | None,
+    cache_dir: str | None,
+    offline: bool,
+    notes: list[str],
+    streaming: bool = False,
+) -> tuple[dict[str, Table], dict[str, list[str]]]:
+    """The tables of `train` and, where there is one, `validation`, and the files of each."""
     datasets.disable_progress_bars()
     logging.getLogger("datasets").setLevel(logging.ERROR)
     source = dataset
+    if is_remote(dataset):
+        return _read_remote(dataset, cache_dir, notes, streaming)
     if Path(dataset).exists():
         _refuse_unusable_path(dataset)
         source = str(Path(dataset).resolve())
@@ -49,6 +59,7 @@ def read_tables(
                 data_files={"train": files[split]},
                 split="train",
                 cache_dir=cache_dir,
+                streaming=streaming,
                 **options,
             )
             for name, split in chosen.items()
@@ -59,10 +70,30 @@ def read_tables(
     except Exception as error:  # the library raises dozens of types, from ValueError to ArrowInvalid
         reason = " ".join(str(error).split())[:300]
         raise DataError(f"--dataset {dataset}: cannot be loaded: {reason or type(error).__name__}") from error
-    if builder.name == "imagefolder" and Path(source).is_dir():
+    if builder.name == "imagefolder" and Path(source).is_dir() and not streaming:
         unused = sum(len(found) for split, found in files.items() if split not in chosen.values())
         _note_other_files(Path(source), sum(map(len, tables.values())) + unused, notes)
-    return tables
+    return tables, {name: files[split] for name, split in chosen.items()}
+
+
+def _read_remote(
+    dataset: str, cache_dir: str | None, notes: list[str], streaming: bool
+) -> tuple[dict[str, Table], dict[str, list[str]]]:
+    module, files = list_remote(dataset)
+    chosen = _choose_splits(files, dataset, notes)
+    options = {"drop_labels": False} if module == "imagefolder" else {}
+    where = str(Path(cache_dir) / "datasets") if cache_dir else None
+
+    def load(split: str) -> Table:
+        return datasets.load_dataset(
+            module, data_files={"train": files[split]}, split="train", cache_dir=where, streaming=streaming, **options
+        )
+
+    try:
+        tables = {name: with_retries(lambda split=split: load(split)) for name, split in chosen.items()}
+    except Exception as error:  # of `datasets`, fsspec, or the protocol's library
+        raise DataError(f"--dataset {dataset}: {explain(error.__cause__ or error, dataset)}") from error
+    return tables, {name: files[split] for name, split in chosen.items()}
 
 
 def _looks_like_a_path(dataset: str) -> bool:

@@ -120,12 +120,12 @@ def save_model(
     (folder / PROCESSOR_FILE).write_text(json.dumps(processor, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def load_weights(network: ViTForImageClassification, folder: Path) -> None:
-    """Set every parameter to what `save_model` wrote in `folder`; ModelError if any is missing or left over."""
+def read_weights(network: ViTForImageClassification, folder: Path) -> dict[str, torch.Tensor]:
+    """What `save_model` wrote in `folder`, by the network's own names; ModelError if any is missing or left over."""
     saved = load_model(str(folder), list(network.config.id2label.values()), dtype=network.dtype)
     if saved.new_head:
         raise ModelError(f"{folder}: was saved for other classes than {', '.join(network.config.id2label.values())}")
-    network.load_state_dict(saved.network.state_dict(), strict=True)
+    return saved.network.state_dict()
 
 
 def _from_scratch(model: str, id2label: dict[int, str], label2id: dict[str, int], attention: str) -> LoadedModel:

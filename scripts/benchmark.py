@@ -235,7 +235,7 @@ def run_limit(asked: argparse.Namespace) -> None:
     took = []
     for _ in range(asked.limit_updates + 3):
         started = time.perf_counter()
-        train_step(network, [batch], optimizer, precision, normalize, 1.0)
+        train_step(network, [batch], asked.batch_size, optimizer, precision, normalize, 1.0)
         took.append(time.perf_counter() - started)
     took = sorted(took[3:])  # the first ones allocate
     each = statistics.median(took)

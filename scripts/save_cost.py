@@ -22,10 +22,10 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from train import fs
 from train.checkpoint import CheckpointFolder, verify
+from train.compute import choose_attention
 from train.loop import train_step
 from train.optim import build_optimizer, build_scheduler
 from train.precision import Precision, choose_device, choose_precision
-from train.setup import choose_attention
 from train.state import Best, TrainState
 
 SIZES = {"tiny": (192, 12, 3, 768), "small": (384, 12, 6, 1536), "base": (768, 12, 12, 3072)}
@@ -65,7 +65,7 @@ def update(state: TrainState) -> None:
     device = state.precision.device
     batch = {"pixel_values": torch.randn(16, 3, 224, 224, device=device), "labels": torch.zeros(16, dtype=torch.long)}
     batch["labels"] = batch["labels"].to(device)
-    step = train_step(state.model, [batch], state.optimizer, state.precision, nn.Identity(), 1.0)
+    step = train_step(state.model, [batch], 16, state.optimizer, state.precision, nn.Identity(), 1.0)
     state.count_update(step.loss, step.applied)
 
 

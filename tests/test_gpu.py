@@ -29,11 +29,11 @@ def test_an_injected_overflow_moves_no_weight_and_lowers_the_scale():
     poison = model.classifier.weight.register_hook(lambda gradient: gradient * math.inf)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     batch = {name: tensor.to(device) for name, tensor in images(4).items()}
-    assert not train_step(model, [batch], optimizer, precision, Plain(torch.float32), 1.0).applied
+    assert not train_step(model, [batch], 4, optimizer, precision, Plain(torch.float32), 1.0).applied
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert precision.scaler.get_scale() == 2.0**15
     poison.remove()
-    assert train_step(model, [batch], optimizer, precision, Plain(torch.float32), 1.0).applied
+    assert train_step(model, [batch], 4, optimizer, precision, Plain(torch.float32), 1.0).applied
 
 
 def test_the_leaves_are_learnt_in_fp16(tmp_path):

@@ -53,7 +53,7 @@ def test_a_window_gives_the_update_of_its_images_however_it_is_cut(sizes):
     for pieces in (cut(batch, sizes), [batch]):
         model = network()
         optimizer = build_optimizer(model, "sgd", None, 0.1, 0.0)
-        step = train_step(model, pieces, optimizer, Precision("fp64", CPU), Plain(), 1.0)
+        step = train_step(model, pieces, sum(sizes), optimizer, Precision("fp64", CPU), Plain(), 1.0)
         ways.append((step, torch.cat([parameter.flatten() for parameter in model.parameters()])))
     (one, weights), (whole, expected) = ways
     assert one.loss.item() == pytest.approx(whole.loss.item(), rel=1e-12)
@@ -76,7 +76,7 @@ def test_an_update_is_that_of_ten_plain_lines():
         weight_decay=0.1,
     )
     for _ in range(3):
-        step = train_step(model, [batch], optimizer, Precision("fp64", CPU), Plain(), 0.1)
+        step = train_step(model, [batch], 6, optimizer, Precision("fp64", CPU), Plain(), 0.1)
         loss = F.cross_entropy(plain(batch["pixel_values"].double() / 255).logits, batch["labels"])
         loss.backward()
         norm = nn.utils.clip_grad_norm_(plain.parameters(), 0.1)
@@ -92,7 +92,7 @@ def test_a_norm_of_zero_does_not_clip():
     model = network()
     before = [parameter.clone() for parameter in model.parameters()]
     step = train_step(
-        model, [images(4)], build_optimizer(model, "sgd", None, 1.0, 0.0), Precision("fp64", CPU), Plain(), 0
+        model, [images(4)], 4, build_optimizer(model, "sgd", None, 1.0, 0.0), Precision("fp64", CPU), Plain(), 0
     )
     moved = math.sqrt(sum((a - b).square().sum().item() for a, b in zip(model.parameters(), before, strict=True)))
     assert moved == pytest.approx(step.grad_norm.item(), rel=1e-9)
@@ -106,7 +106,7 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_change(bad):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     optimizer = build_optimizer(model, "adamw", None, 1e-2, 0.0)
     with pytest.raises(NonFiniteError) as caught:
-        train_step(model, cut(images(5), [3, 2]), optimizer, Precision("fp64", CPU), Plain(), 1.0)
+        train_step(model, cut(images(5), [3, 2]), 5, optimizer, Precision("fp64", CPU), Plain(), 1.0)
     assert "the loss is" in str(caught.value) and caught.value.indices == [0, 1, 2, 3, 4]
     assert all(
         torch.equal(tensor, before[name]) or name == "classifier.bias" for name, tensor in model.state_dict().items()
@@ -119,7 +119,7 @@ def test_a_gradient_that_is_no_number_stops_too():
     model.classifier.weight.register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(NonFiniteError, match="gradient norm"):
         train_step(
-            model, [images(2)], build_optimizer(model, "sgd", None, 1.0, 0.0), Precision("fp64", CPU), Plain(), 1.0
+            model, [images(2)], 2, build_optimizer(model, "sgd", None, 1.0, 0.0), Precision("fp64", CPU), Plain(), 1.0
         )
 
 
@@ -133,12 +133,12 @@ def test_an_fp16_overflow_moves_neither_weights_nor_schedule():
     state = TrainState(model, optimizer, scheduler, precision, Best("loss", False))
     poison = model.classifier.weight.register_hook(lambda gradient: gradient * math.inf)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    step = train_step(model, [images(4)], optimizer, precision, Plain(torch.float32), 1.0)
+    step = train_step(model, [images(4)], 4, optimizer, precision, Plain(torch.float32), 1.0)
     state.count_update(step.loss, step.applied)
     assert not step.applied and state.skipped == 1 and precision.scaler.get_scale() == 2.0**3
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     poison.remove()
-    assert train_step(model, [images(4)], optimizer, precision, Plain(torch.float32), 1.0).applied
+    assert train_step(model, [images(4)], 4, optimizer, precision, Plain(torch.float32), 1.0).applied
     assert not torch.equal(model.classifier.weight, before["classifier.weight"])
 
 
@@ -148,7 +148,7 @@ def test_scaling_does_not_change_the_update():
         model, precision = network(torch.float32), Precision("fp32", CPU)
         precision.scaler = torch.amp.GradScaler("cpu", enabled=enabled)
         step = train_step(
-            model, [images(4)], build_optimizer(model, "sgd", None, 0.1, 0.0), precision, Plain(torch.float32), 1.0
+            model, [images(4)], 4, build_optimizer(model, "sgd", None, 0.1, 0.0), precision, Plain(torch.float32), 1.0
         )
         ways.append((step.loss.item(), step.grad_norm.item(), model.classifier.weight.detach()))
     assert ways[0][:2] == pytest.approx(ways[1][:2], rel=1e-6) and torch.allclose(ways[0][2], ways[1][2], atol=1e-7)

@@ -7,3 +7,7 @@ class ConfigError(Exception):
 
 class RunError(Exception):
     """A run that was set up well could not go on; the message says what to do. What it had saved is whole."""
+
+
+class LostProcessError(Exception):
+    """Another process of this run has failed, and has said why."""

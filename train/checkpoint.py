@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from models.vit import PROCESSOR_FILE, load_weights, save_model
-from train import ConfigError, fs
+from models.vit import PROCESSOR_FILE, read_weights, save_model
+from train import ConfigError, distributed, fs
 from train.serialize import pack_optimizer, pack_scheduler, unpack_optimizer, unpack_scheduler
 from train.state import TrainState
 
@@ -38,6 +38,7 @@ class CheckpointFolder:
     processor: dict[str, Any]  # content of preprocessor_config.json
     keep: int | None  # None keeps all
     in_background: bool = False  # write while training goes on
+    writes: bool = True  # of several processes, one does
     _writer: threading.Thread | None = field(default=None, init=False)
     _failure: BaseException | None = field(default=None, init=False)
 
@@ -64,7 +65,9 @@ class CheckpointFolder:
         """
         self.wait()
         content = take(state, log_bytes)
-        if self.in_background:
+        if not self.writes:
+            pass
+        elif self.in_background:
             content = content.copied()
             self._writer = threading.Thread(target=self._write_or_remember, args=[content], name="checkpoint")
             self._writer.start()
@@ -261,7 +264,7 @@ def take(state: TrainState, log_bytes: int) -> Content:
     document["scaler"] = state.precision.scaler.state_dict()
     document["scheduler"] = pack_scheduler(state.scheduler, state.step - state.skipped)
     document["optimizer"] = optimizer
-    weights = state.model.state_dict()
+    weights = {name: distributed.whole(value) for name, value in state.model.state_dict().items()}
     return Content(state.step, state.best.step, state.model, weights, tensors, document)
 
 
@@ -272,7 +275,7 @@ def restore(state: TrainState, checkpoint: Path) -> int:
         CheckpointError: the checkpoint is of another optimizer or schedule.
     """
     document = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-    load_weights(state.model, checkpoint)
+    distributed.load_whole(state.model, read_weights(state.model, checkpoint))
     # The schedule first: replaying it changes learning rates, which the optimizer's saved ones then replace.
     unpack_scheduler(state.scheduler, document["scheduler"])
     try:
@@ -296,7 +299,11 @@ def check_identity(checkpoint: Path, identity: dict[str, Any]) -> None:
         ConfigError: names each difference.
     """
     saved = read_manifest(checkpoint)["identity"]
-    different = [name for name in identity if saved.get(name) != identity[name]]
+    if saved.get("processes") == identity["processes"]:
+        same = set(identity)
+    else:  # then another batch a process is needed for the same images an update
+        same = identity.keys() - {"processes", "per_device_train_batch_size", "gradient_accumulation_steps", "fsdp"}
+    different = [name for name in identity if name in same and saved.get(name) != identity[name]]
     if different:
         shown = "; ".join(f"{name} was {saved.get(name)}, is now {identity[name]}" for name in different)
         raise ConfigError(f"cannot resume {checkpoint}: {shown}; start a new run to change that")

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from train import ConfigError, hub
+from train import ConfigError, hub, launch
 from train.config import FLAGS, OF_THE_START, SECTIONS, Config
 from train.presets import PRESETS, choose_preset
 from train.rundir import check_output_dir, find_run, is_run, read_record
@@ -32,6 +32,8 @@ def parse(argv: Sequence[str]) -> Config:
     if dashes := [token for token in tokens if token == "--" or token.endswith("=--")]:
         raise ConfigError(f"{dashes[0]}: -- has no meaning here")  # argparse would make an empty list of it
     named = _named(tokens)
+    if launch.is_restart() and "resume_from_checkpoint" not in named:
+        tokens.append("--resume_from_checkpoint=auto")
     if "cache_dir" in named:
         hub.move_caches(_value(tokens, "cache_dir"))
     parser = _build_parser()
@@ -60,7 +62,16 @@ def _check_together(config: Config) -> None:
     for name, value in (("dataset", config.data.dataset), ("model", config.model.model)):
         if not value:
             raise ConfigError(f"--{name}: name one; only the presets beans, leaves and debug bring their own")
+    if config.data.streaming:
+        if config.train.max_steps < 1:
+            raise ConfigError("--streaming true: a stream has no length; name --max_steps")
+        if given := [name for name in ("max_train_samples", "max_eval_samples") if getattr(config.data, name)]:
+            raise ConfigError(f"--{given[0]}: a subset cannot be drawn from a stream; leave it, or --streaming")
+        if config.data.skip_bad_images:
+            raise ConfigError("--skip_bad_images: a stream is not read beforehand; leave it, or --streaming")
     resuming = config.run.resume_from_checkpoint is not None
+    if launch.may_restart() and not config.run.output_dir:
+        raise ConfigError("--output_dir: name one with torchrun --max-restarts, so that a restart finds the run again")
     if config.run.eval_only:
         if given := [
             name for name in ("output_dir", "resume_from_checkpoint", "stop_after") if getattr(config.run, name)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from data.cores import usable_cores
-from train import ConfigError
+from train import ConfigError, launch
 from train.config import RunConfig
 from train.precision import Precision, choose_device, choose_precision
 from train.tracking import say
@@ -29,6 +29,8 @@ def choose_compute(run: RunConfig) -> tuple[Precision, str]:
     """
     device = choose_device(run.device)
     name, reason = choose_precision(run.precision, device)
+    if run.fsdp:
+        name, reason = _for_shards(name, reason, run)
     if run.tf32:
         if device.type != "cuda":
             raise ConfigError(f"--tf32 true: is a mode of CUDA's matrix units, and this is {device}")
@@ -36,6 +38,18 @@ def choose_compute(run: RunConfig) -> tuple[Precision, str]:
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else set_threads()
     say(f"computing on {device} ({where}) in {name}: {reason}")
     return Precision(name, device), reason
+
+
+def _for_shards(name: str, reason: str, run: RunConfig) -> tuple[str, str]:
+    if launch.world_size() == 1:
+        raise ConfigError("--fsdp true: spreads over several processes; start them with torchrun --nproc-per-node=N")
+    if run.torch_compile == "on":
+        raise ConfigError("--torch_compile on: is not for a sharded network; leave it, or --fsdp")
+    if name != "fp16":
+        return name, reason
+    if run.precision == "fp16":
+        raise ConfigError("--precision fp16: its scaler does not know of shards; bf16 or fp32 work with --fsdp")
+    return "bf16", "fp16's scaler does not know of shards"
 
 
 def set_threads() -> str:

@@ -43,6 +43,11 @@ class RunConfig:
         "auto: fp16 with a GradScaler on CUDA; bf16 on a CPU with AMX or AVX512-BF16; else fp32. Weights stay fp32"
         " (fp64 for fp64, which is for comparing algorithms).",
     )
+    fsdp: bool = flag(
+        False,
+        "Under torchrun: spread weights, gradients and optimizer state over the processes (FSDP2), not copy them.",
+    )
+    ddp_timeout: int = flag(1800, "Under torchrun: seconds after which a process that does not answer is given up.")
     tf32: bool = flag(False, "Let CUDA multiply float32 matrices in TF32: faster, with 10 bits of mantissa.")
     torch_compile: Literal["auto", "on", "off"] = flag(
         "auto",
@@ -62,7 +67,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Check the numbers."""
         _at_least(self, 0, "seed")
-        _at_least(self, 1, "stop_after")
+        _at_least(self, 1, "stop_after", "ddp_timeout")
 
 
 @dataclass
@@ -71,7 +76,8 @@ class DataConfig:
 
     dataset: str | None = flag(
         None,
-        "Hub name, folder in the Hub's parquet layout, image folder (train/CLASS/*.jpg), or builtin:leaves.",
+        "Hub name, folder in the Hub's parquet layout, image folder (train/CLASS/*.jpg, or with metadata.csv), address"
+        " of either (s3://, gs://, hf://, https://), or builtin:leaves.",
     )
     dataset_config_name: str | None = flag(None, "Which configuration of a dataset that has several.")
     image_column_name: str | None = flag(None, "Column of the images, if the column types do not tell.")
@@ -81,6 +87,11 @@ class DataConfig:
     )
     max_train_samples: int | None = flag(None, "Train on a seeded random subset of so many images.")
     max_eval_samples: int | None = flag(None, "Evaluate on a seeded random subset of so many images.")
+    streaming: bool = flag(
+        False,
+        "Read the data while training, without storing it: for what is larger than the disk. Needs --max_steps.",
+    )
+    shuffle_buffer: int = flag(1000, "With --streaming: images among which the next one is drawn.")
     skip_bad_images: bool = flag(False, "Leave out images that cannot be decoded, each with a note, and record which.")
     image_cache: Literal["auto", "memory", "disk", "none"] = flag(
         "auto",
@@ -99,7 +110,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        _at_least(self, 1, "max_train_samples", "max_eval_samples")
+        _at_least(self, 1, "max_train_samples", "max_eval_samples", "shuffle_buffer")
         _at_least(self, 0, "dataloader_timeout", "cache_memory", "cache_size")
         if self.dataloader_num_workers != "auto" and not str(self.dataloader_num_workers).isdecimal():
             raise ConfigError(

@@ -17,7 +17,7 @@ from torchmetrics.classification import (
 )
 
 from data.loader import Batch
-from train import ConfigError
+from train import ConfigError, distributed
 from train.precision import Precision
 
 
@@ -68,9 +68,9 @@ def evaluate(
         predictions.append(logits.argmax(-1))
         labels.append(batch["labels"])
     model.train(was_training)
-    samples = sum(map(len, labels))
     counts.update(torch.cat(predictions), torch.cat(labels))  # once: on CUDA, each counting waits for the device
-    found = counts.compute()
+    found = counts.compute()  # torchmetrics adds up the counts of all processes
+    loss_sum, samples = distributed.total(loss_sum), int(found["confusion"].sum())
     values = {"loss": loss_sum.item() / samples}
     values |= {name: found[name].item() for name in SUMMARIES}
     for name in PER_CLASS:

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 
 from data.sources import Split
 from data.workers import WorkerError
-from train import ConfigError, RunError
+from train import ConfigError, RunError, distributed
 from train.loop import NonFiniteError
 from train.state import TrainState
 
@@ -41,6 +41,14 @@ def explained(state: TrainState, images: Split, folder: Path) -> Iterator[None]:
         raise RunError(
             "the device's memory is full: halve --per_device_train_batch_size and double"
             " --gradient_accumulation_steps, which trains the same"
+        ) from error
+    except RuntimeError as error:
+        if not distributed.is_loss(error):
+            raise
+        distributed.kill_stopped_siblings()
+        reason = str(error).splitlines()[0]
+        raise RunError(
+            f"update {state.step + 1}: another process of this run is gone or frozen ({reason}); {again}"
         ) from error
     except (OSError, SafetensorError) as error:
         raise RunError(f"cannot write in {folder}: {getattr(error, 'strerror', None) or error}; {again}") from error

@@ -14,7 +14,13 @@ PROBE_SECONDS = 3.0
 
 def is_hub_name(name: str | None) -> bool:
     """Whether a --dataset or --model is a name on the Hub, not a folder here and not built in."""
-    return name is not None and not name.startswith("builtin:") and not Path(name).exists() and _is_repo_id(name)
+    return (
+        name is not None
+        and "://" not in name
+        and not name.startswith("builtin:")
+        and not Path(name).exists()
+        and _is_repo_id(name)
+    )
 
 
 def _is_repo_id(name: str) -> bool:

@@ -11,6 +11,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from data.loader import Batch, Plan
 from data.seeds import key
+from train import distributed
 from train.checkpoint import CheckpointFolder
 from train.config import TrainConfig
 from train.evaluate import Metrics
@@ -57,17 +58,18 @@ def fit(
             # The whole accumulation window first: the loss is divided by its number of samples.
             micro_batches = [next(batches) for _ in range(plan.micro_batch_count(update))]
         # After the fetch, which in one process draws from the same generator: dropout depends on the update alone.
-        torch.manual_seed(key(plan.seed, "update", update))
+        torch.manual_seed(key(plan.seed, "update", update, plan.rank))
         learning_rate = state.learning_rate
         with state.timed("compute"):
+            samples = plan.samples_in(update)
             step = train_step(
-                state.model, micro_batches, state.optimizer, state.precision, normalize, recipe.max_grad_norm
+                state.replica, micro_batches, samples, state.optimizer, state.precision, normalize, recipe.max_grad_norm
             )
         # On fp16 overflow the scaler skipped the update, and then the schedule must not move either.
         state.count_update(step.loss, step.applied)
         if step.applied and not needs_metric(state.scheduler):
             state.scheduler.step()
-        tracker.advance(sum(len(batch["labels"]) for batch in micro_batches))
+        tracker.advance(samples)
 
         at_end = update == plan.total_updates
         if update % recipe.logging_steps == 0 or at_end:
@@ -101,6 +103,7 @@ class Step:
 def train_step(
     model: nn.Module,
     micro_batches: list[Batch],
+    samples: int,
     optimizer: torch.optim.Optimizer,
     precision: Precision,
     normalize: nn.Module,
@@ -109,18 +112,21 @@ def train_step(
     """One optimizer update from one accumulation window.
 
     The loss of each micro-batch is a sum divided by the samples of the whole window, so that the gradient is that of
-    the mean over the window, however it is cut and however short its last piece is.
+    the mean over the window, however it is cut, over processes too, and however short its last piece is.
     """
-    samples = sum(len(batch["labels"]) for batch in micro_batches)
+    # Several processes average their gradients: divided by the samples of one, theirs are those of the whole mean.
+    samples_here = samples / distributed.world_size()
     total_loss = torch.zeros((), dtype=precision.dtype, device=precision.device)
     for batch in micro_batches:
-        with precision.autocast():
-            logits = model(normalize(batch["pixel_values"])).logits
-            loss = F.cross_entropy(logits, batch["labels"], reduction="sum") / samples
-        precision.scaler.scale(loss).backward()
+        with distributed.gradients_averaged(model, when=batch is micro_batches[-1]):
+            with precision.autocast():
+                logits = model(normalize(batch["pixel_values"])).logits
+                loss = F.cross_entropy(logits, batch["labels"], reduction="sum") / samples_here
+            precision.scaler.scale(loss).backward()
         total_loss += loss.detach()
+    total_loss = distributed.mean(total_loss)
     precision.scaler.unscale_(optimizer)
-    grad_norm = clip_grad_norm_(model.parameters(), max_grad_norm or math.inf)
+    grad_norm = distributed.whole(clip_grad_norm_(model.parameters(), max_grad_norm or math.inf))
     stop_if_not_finite(total_loss, grad_norm, precision, micro_batches)
     applied = precision.step(optimizer)
     optimizer.zero_grad(set_to_none=True)
@@ -144,4 +150,4 @@ def stop_if_not_finite(
     if torch.isfinite(judged):  # the one place where the host waits for the device in a step: nothing may slip by
         return
     what = f"the gradient norm is {grad_norm.item()}" if torch.isfinite(loss) else f"the loss is {loss.item()}"
-    raise NonFiniteError(what, torch.cat([batch["index"] for batch in micro_batches]).tolist())
+    raise NonFiniteError(what, distributed.gathered(torch.cat([batch["index"] for batch in micro_batches]).tolist()))

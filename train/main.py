@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from data import DataError
 from models import ModelError
-from train import ConfigError, RunError
+from train import ConfigError, LostProcessError, RunError
 from train.config import Config
+from train.launch import configured, rank
 from train.signals import Interrupted, Signals
 
 
@@ -20,11 +21,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             from train.cli import parse
 
-            run(parse(arguments), signals)
+            with configured(lambda: parse(arguments)) as config:
+                run(config, signals)
+        except LostProcessError:
+            return 1  # the process that failed has said why
         except (ConfigError, DataError, ModelError, RunError, OSError) as error:
             if "--debug" in arguments:
                 raise
-            print("error:", " ".join(str(error).split()), file=sys.stderr)  # one line, whatever a library's text has
+            who = f"rank {rank()}: error:" if rank() else "error:"
+            print(who, " ".join(str(error).split()), file=sys.stderr)  # one line, whatever a library's text has
             return 1 if isinstance(error, RunError) else 2
         except Interrupted as interrupted:
             print(f"stopped by {interrupted}", file=sys.stderr)
@@ -37,9 +42,10 @@ def run(config: Config, signals: Signals) -> None:
     # Imported here, so that --help and a mistyped flag do not wait seconds for torch.
     import torch
 
-    from train import failures, report, resume, rundir, setup
+    from train import distributed, failures, report, resume, rundir, setup
     from train.checkpoint import CheckpointFolder
     from train.compute import choose_compute
+    from train.feed import prepare
     from train.loop import fit
     from train.profiling import traced
     from train.tracking import Tracker, say
@@ -50,26 +56,32 @@ def run(config: Config, signals: Signals) -> None:
     splits = setup.load_data(config.data, config.run, offline)
 
     with rundir.Lock() as lock:
-        checkpoint = resume.find_checkpoint(config.run, lock, say)
+        checkpoint = distributed.from_first(lambda: resume.find_checkpoint(config.run, lock, say))
         torch.manual_seed(config.run.seed)  # before the model is built: the new head is drawn from it
         loaded = setup.load_network(
-            str(checkpoint or config.model.model), splits.label_names, precision, config.run.cache_dir, offline
+            str(checkpoint or config.model.model), splits.label_names, precision, config.run, offline
         )
-        splits, feed = setup.prepare(splits, loaded.processor, precision, config.data, config.train, config.run)
+        splits, feed = prepare(splits, loaded.processor, precision, config.data, config.train, config.run)
         if config.run.eval_only:
             report.print_evaluation(loaded, feed)
             return
-        plan = setup.make_plan(config.train, len(splits.train), config.run.seed, config.data.dataloader_drop_last)
+        plan = setup.plan_for(splits, config.train, config.run.seed, config.data.dataloader_drop_last)
         state = setup.build_state(loaded.network, config.train, precision, plan.total_updates, splits.label_names)
         speed = setup.tune(config.run, loaded.network, precision, plan, state.optimizer, feed)
 
         decided = setup.describe(config.run.preset, config.preset_reason, precision, why, splits, plan, speed)
         identity = resume.identity(config, decided)
         log_bytes = resume.bring_back(state, checkpoint, identity, plan.total_updates, say)
-        folder, run_id = rundir.open_run(config.run.output_dir, config.flat(), decided, lock)
-        checkpoints = CheckpointFolder(
-            folder, run_id, identity, loaded.processor, config.train.save_total_limit, config.run.async_save
+        folder, run_id = distributed.from_first(
+            lambda: rundir.open_run(config.run.output_dir, config.flat(), decided, lock)
         )
+        checkpoints = CheckpointFolder(
+            folder, run_id, identity, loaded.processor, config.train.save_total_limit, config.run.async_save, not rank()
+        )
+
+        def stop_asked() -> bool:  # of any process, by any signal
+            return signals.note(distributed.highest(signals.number))
+
         batches = feed.training(plan, state.step)
         if config.run.torch_profiler:
             batches = traced(batches, plan, state.step, folder)
@@ -86,9 +98,9 @@ def run(config: Config, signals: Signals) -> None:
                     checkpoints,
                     tracker,
                     config.run.stop_after,
-                    signals.received,
+                    stop_asked,
                 )
-            report.finish(folder, config, decided, state, plan, feed, tracker, stop=signals.received())
+            report.finish(folder, config, decided, state, plan, feed, tracker, stop=stop_asked())
         signals.raise_received()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import SchedulerType, get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
@@ -46,6 +47,8 @@ def build_optimizer(
             raise ConfigError(f"--weight_decay {weight_decay}: {optimizer_class.__name__} takes none; leave it at 0")
         groups = [{"params": group["params"]} for group in groups]
     if optimizer_class is getattr(torch.optim, "Muon", None):
+        if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
+            raise ConfigError(f"--optim {name}: needs whole matrices, which --fsdp spreads over the processes")
         return MuonWithAdamW(model, groups, learning_rate, options)
     # One fused kernel instead of one per parameter and operation, where the class has it; like the Trainer's.
     if "fused" in takes and not options.keys() & {"foreach", "differentiable", "fused"}:

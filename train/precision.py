@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from train import ConfigError
+from train import ConfigError, launch
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -47,9 +47,11 @@ def choose_device(asked: str) -> torch.device:
     Raises:
         ConfigError: there is no such device here.
     """
+    if launch.world_size() > 1 and asked not in ("auto", "cpu"):
+        raise ConfigError(f"--device {asked}: torchrun gives each process its own GPU; auto and cpu work with it")
     if asked == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda")
+            return torch.device("cuda", launch.local_rank())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(asked)

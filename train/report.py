@@ -10,12 +10,12 @@ from torch import nn
 
 from data.loader import Plan
 from models.vit import LoadedModel, load_model
-from train import ConfigError, RunError, fs
+from train import ConfigError, RunError, distributed, fs, launch
 from train.checkpoint import MODEL_FILES
 from train.config import Config, TrainConfig
 from train.evaluate import Metrics
+from train.feed import Feed
 from train.pictures import MOST_CLASSES, confusion_picture, prediction_picture
-from train.setup import Feed
 from train.state import TrainState
 from train.tracking import Tracker, read_log, say
 
@@ -37,25 +37,33 @@ def finish(
     Raises:
         RunError: no evaluation gave a number, so that no model can be called the best.
     """
-    write_trainer_state(folder, state, plan, config.train)
+    first = launch.rank() == 0
+    if first:
+        write_trainer_state(folder, state, plan, config.train)
     if stop or state.step < plan.total_updates:
         say(f"stopped after update {state.step} of {plan.total_updates}; to go on: {resume_command(folder)}")
         return
     if state.best.step is None:
         raise RunError(f"{state.best.metric} was nan in every evaluation; try a lower --learning_rate")
-    export_best(folder, state)
+    distributed.from_first(lambda: export_best(folder, state))
     # What was saved is judged, not what is in memory: read back from the folder as a user would.
     dtype = state.precision.dtype
     network = load_model(str(folder), feed.label_names, attention=decided["attention"], dtype=dtype).network
     network.to(state.precision.device)
+    if config.run.fsdp:
+        distributed.shard(network)
     metrics = feed.validate(network)
+    if not first:
+        return
     best = metrics.values[state.best.metric]
     evaluation = eval_results(metrics) | {"epoch": plan.epoch(state.best.step)}
     choices = {name: decided[name] for name in ("preset", "preset_reason", "precision")}
     training = train_results(state, plan, feed.preparation_seconds) | choices
     write_results(folder, training, evaluation)
     write_model_card(folder, config, decided, state, evaluation)
-    show(tracker, network, state, metrics, feed, config.flat())
+    if not config.run.fsdp:  # a sharded network computes only where all processes take part
+        show(tracker, network, state, metrics, feed)
+    tracker.log_outcome(config.flat(), metrics.values, state.step)
     total = sum(state.seconds.values())
     say(f"time: {total:.1f} s; {', '.join(f'{part} {spent / total:.1%}' for part, spent in state.seconds.items())}")
     low, high = evaluation["eval_accuracy_wilson_95"]
@@ -84,9 +92,8 @@ def show(
     state: TrainState,
     metrics: Metrics,
     feed: Feed,
-    flags: dict[str, Any],
 ) -> None:
-    """Give TensorBoard the hyper-parameters with the final metrics, the confusion matrix, and some predictions."""
+    """Give TensorBoard the confusion matrix and some predictions."""
     batch = next(feed.validation())
     pictures = {
         "validation/predictions": prediction_picture(network, batch, feed.normalize, state.precision, feed.label_names)
@@ -94,7 +101,6 @@ def show(
     if len(feed.label_names) <= MOST_CLASSES:
         pictures["validation/confusion"] = confusion_picture(metrics.confusion, feed.label_names)
     tracker.log_pictures(state.step, pictures)
-    tracker.log_outcome(flags, metrics.values, state.step)
 
 
 def print_evaluation(loaded: LoadedModel, feed: Feed) -> None:
@@ -105,7 +111,9 @@ def print_evaluation(loaded: LoadedModel, feed: Feed) -> None:
     """
     if loaded.new_head:
         raise ConfigError("--eval_only: the model was not trained on these classes; name one that was with --model")
-    print(json.dumps(eval_results(feed.validate(loaded.network)), indent=2))
+    metrics = feed.validate(loaded.network)
+    if launch.rank() == 0:
+        print(json.dumps(eval_results(metrics), indent=2))
 
 
 def wilson_interval(correct: int, total: int, z: float = 1.96) -> tuple[float, float]:
@@ -121,13 +129,12 @@ def train_results(state: TrainState, plan: Plan, preparation_seconds: float) -> 
 
     Where the whole time went stands beside it, in seconds; of a run that was resumed, that of all its starts.
     """
-    images = sum(len(keys) for update in range(1, state.step + 1) for keys in plan.micro_batches(update))
     return {
         "epoch": plan.epoch(state.step),
         "train_loss": state.loss_total.item() / state.step,
         "train_runtime": state.train_seconds,
         "train_samples": plan.samples,
-        "train_samples_per_second": images / state.train_seconds,
+        "train_samples_per_second": plan.samples_until(state.step) / state.train_seconds,
         "train_steps_per_second": state.step / state.train_seconds,
         "skipped_updates": state.skipped,
         "preparation_seconds": preparation_seconds,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from train import ConfigError, rundir
-from train.checkpoint import CheckpointError, check_identity, newest_sound, restore, verify
+from train.checkpoint import CheckpointError, check_identity, newest_sound, read_manifest, restore, verify
 from train.config import OF_THE_START, Config, RunConfig
 from train.optim import depends_on_length
 from train.state import TrainState
@@ -21,6 +21,7 @@ FREE = {
     "cache_size",
     "tune_malloc",
     "async_save",
+    "ddp_timeout",
     "logging_steps",
     "save_total_limit",
 }
@@ -36,7 +37,9 @@ def identity(config: Config, decided: dict[str, Any]) -> dict[str, Any]:
     fixed_length = depends_on_length(recipe.lr_scheduler_type, recipe.lr_scheduler_kwargs, recipe.warmup_steps)
     free = FREE | BY_CONTENT | (set() if fixed_length else LENGTH)
     flags = {name: value for name, value in config.flat().items() if name not in free}
-    return flags | {name: decided[name] for name in ("dataset_fingerprint", "label_names", "precision")}
+    images = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps * decided["processes"]
+    outcome = {name: decided[name] for name in ("dataset_fingerprint", "label_names", "precision", "processes")}
+    return flags | outcome | {"images_an_update": images}
 
 
 def find_checkpoint(run: RunConfig, lock: rundir.Lock, say: Callable[[str], None]) -> Path | None:
@@ -88,6 +91,11 @@ def bring_back(
         raise ConfigError(f"{checkpoint}: cannot be understood: {type(error).__name__} {error}") from error
     if total_updates < state.step:
         raise ConfigError(f"{checkpoint}: {state.step} updates are done, and now only {total_updates} are asked for")
+    before = read_manifest(checkpoint)["identity"].get("processes")
+    if before != same["processes"]:
+        say(
+            f"resume: {same['processes']} processes instead of {before}: the same samples, but not bit for bit the same"
+        )
     if total_updates != planned:
         say(f"resume: {total_updates} updates instead of {planned}, which this schedule allows: it ignores the length")
     return log_bytes

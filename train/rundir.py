@@ -190,4 +190,4 @@ def _make_dated(wanted: Path) -> Path:
 
 def _stem(dataset: str) -> str:
     """`AI-Lab-Makerere/beans` -> `beans`, `builtin:leaves` -> `leaves`, `../shared/beans/` -> `beans`."""
-    return dataset.removeprefix("builtin:").rstrip("/").split("/")[-1] or "run"
+    return dataset.removeprefix("builtin:").rstrip("/").split("/")[-1].removesuffix(".parquet") or "run"

@@ -10,6 +10,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from train import ConfigError
+from train.distributed import like, whole
 from train.optim import needs_metric
 
 Document = dict[str, Any]  # what JSON can hold
@@ -27,7 +28,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Te
     for index, values in saved["state"].items():
         for name, value in values.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{name}"] = value.detach().contiguous()
+                tensors[f"{index}.{name}"] = whole(value.detach()).contiguous()
             else:
                 scalars[f"{index}.{name}"] = value
     document = {"class": type(optimizer).__name__, "groups": saved["param_groups"], "scalars": scalars}
@@ -45,14 +46,15 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, tor
     """
     if document["class"] != type(optimizer).__name__:
         raise ValueError(f"it is of {document['class']}, not {type(optimizer).__name__}")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, Document] = {}
     for key, value in [*tensors.items(), *document["scalars"].items()]:
         index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
+        sharded = like(value, parameters[int(index)]) if isinstance(value, torch.Tensor) else value
+        state.setdefault(int(index), {})[name] = sharded
     groups = [_like(fresh, saved) for fresh, saved in zip(optimizer.param_groups, document["groups"], strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     # load_state_dict casts to the parameter's dtype; what the optimizer itself keeps in another one goes back.
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, values in state.items():
         for name, value in values.items():
             if isinstance(value, torch.Tensor):

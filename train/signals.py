@@ -57,6 +57,16 @@ class Signals:
         """Whether a signal has come."""
         return self._received is not None
 
+    @property
+    def number(self) -> int:
+        """Of the signal that has come; 0 if none has."""
+        return self._received or 0
+
+    def note(self, number: int) -> bool:
+        """Treat a signal to another process of the run, if there was one, as one to this; whether there is any."""
+        self._received = self._received or number or None
+        return self.received()
+
     def raise_received(self) -> None:
         """Raise Interrupted if one has."""
         if self._received is not None:

@@ -43,6 +43,7 @@ class TrainState:
     scheduler: LRScheduler
     precision: Precision
     best: Best
+    replica: nn.Module | None = None  # the model as the loop calls it: itself, or DDP around it
     step: int = 0  # updates done, those that the scaler skipped included
     skipped: int = 0  # updates that the scaler skipped after an fp16 overflow
     losses_since_log: int = 0
@@ -52,6 +53,7 @@ class TrainState:
 
     def __post_init__(self) -> None:
         """Start both sums at zero, in the precision of the losses."""
+        self.replica = self.replica or self.model
         zero = torch.zeros((), dtype=self.precision.dtype, device=self.precision.device)
         self.loss_since_log, self.loss_total = zero, zero.clone()
 

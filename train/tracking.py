@@ -11,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
+from train import launch
 from train.evaluate import Metrics
 from train.state import TrainState
 
@@ -18,17 +19,23 @@ LOG = "metrics.jsonl"
 
 
 def say(text: str) -> None:
-    """One line for the person at the terminal, above the progress bar if there is one."""
-    tqdm.write(text)
-    sys.stdout.flush()
+    """One line for the person at the terminal, above the progress bar; of many processes, one speaks."""
+    if launch.rank() == 0:
+        tqdm.write(text)
+        sys.stdout.flush()
 
 
 class Tracker:
-    """The records of one run. A resume cuts both back to the checkpoint, so that each line stands there once."""
+    """The records of one run. A resume cuts both back to the checkpoint, so that each line stands there once.
+
+    Of several processes the first keeps them; to the others, all of this does nothing.
+    """
 
     def __init__(self, folder: Path, total_updates: int, step: int = 0, log_bytes: int = 0) -> None:
         """Open the records in `folder`, at `step` updates and `log_bytes` bytes of metrics.jsonl."""
-        self._total = total_updates
+        self._total, self._records = total_updates, launch.rank() == 0
+        if not self._records:
+            return
         self._log = (folder / LOG).open("a", encoding="utf-8")
         if self._log.tell() < log_bytes:
             raise OSError(f"{folder / LOG} is shorter than its checkpoint says")
@@ -52,12 +59,16 @@ class Tracker:
 
     def __exit__(self, *exception: object) -> None:
         """Write out what is buffered, also when the run failed."""
+        if not self._records:
+            return
         self._bar.close()
         self._log.close()
         self._writer.close()
 
     def advance(self, images: int) -> None:
         """One update is done, on so many images."""
+        if not self._records:
+            return
         self._images += images
         self._bar.update()
         if not self._bar.disable and (elapsed := self._bar.format_dict["elapsed"]):
@@ -66,6 +77,8 @@ class Tracker:
     def log_training(self, state: TrainState, epoch: float, grad_norm: float, learning_rate: float) -> None:
         """Record the mean loss since the last record, and the last update's gradient norm and learning rate."""
         loss = state.take_logged_loss()
+        if not self._records:
+            return
         values = {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
         if state.skipped:
             values["skipped_updates"] = state.skipped
@@ -77,6 +90,8 @@ class Tracker:
 
     def log_evaluation(self, state: TrainState, epoch: float, metrics: Metrics, improved: bool) -> None:
         """Record an evaluation, and say it in one line."""
+        if not self._records:
+            return
         logged = metrics.logged()
         self._write(state.step, epoch, logged)
         self._scalars("eval", {name.removeprefix("eval_"): value for name, value in logged.items()}, state.step)
@@ -87,6 +102,8 @@ class Tracker:
 
     def log_bytes(self) -> int:
         """Length of metrics.jsonl with all that has been recorded, which is then on the disk."""
+        if not self._records:
+            return 0
         self._log.flush()
         os.fsync(self._log.fileno())
         return self._log.tell()

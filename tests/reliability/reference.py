@@ -68,7 +68,15 @@ def _ours(pixels: torch.Tensor, labels: torch.Tensor, plan: Plan, train: TrainCo
         for keys in plan.micro_batches(update):
             rows = torch.tensor([index for _, index in keys])
             batches.append({"pixel_values": pixels[rows], "labels": labels[rows], "index": rows})
-        step = train_step(model, batches, optimizer, precision, nn.Identity(), train.max_grad_norm)
+        step = train_step(
+            model,
+            batches,
+            plan.samples_in(update),
+            optimizer,
+            precision,
+            nn.Identity(),
+            train.max_grad_norm,
+        )
         scheduler.step()
         losses.append(step.loss.item())
     return losses

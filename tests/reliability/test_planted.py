@@ -143,12 +143,12 @@ BUGS = {
     "the optimizer is not restored": (resume_is_exact, "train.checkpoint.unpack_optimizer", lambda *_: None),
     "the order starts again": (
         resume_is_exact,
-        "train.setup.PlannedSampler",
+        "train.feed.PlannedSampler",
         lambda p, start, n: PlannedSampler(p, 0, n),
     ),
     "the order is an update off": (
         resume_is_exact,
-        "train.setup.PlannedSampler",
+        "train.feed.PlannedSampler",
         lambda plan, start, skip: PlannedSampler(plan, start + bool(start), skip),
     ),
     "the running loss is forgotten": (resume_is_exact, "train.resume.restore", restore_but_forget_the_running_loss),

@@ -47,7 +47,7 @@ class PauseBefore:
     ("module", "name"),
     [
         ("train.loop", "train_step"),
-        ("train.setup", "evaluate"),
+        ("train.feed", "evaluate"),
         ("train.checkpoint", "save_model"),
         ("train.checkpoint", "write_manifest"),
     ],

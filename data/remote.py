@@ -1,0 +1,108 @@
+"""Data that lives elsewhere: s3://, gs://, hf://, https:// addresses, listed through fsspec and read by `datasets`.
+
+Credentials come from where their libraries look (environment, ~/.aws, instance roles) and are never part of an address:
+addresses are printed and recorded.
+"""
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import fsspec
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+from data import DataError
+
+T = TypeVar("T")
+TRIES, PAUSE = 4, 0.5  # seconds, doubled from one try to the next
+SPLIT_NAME = re.compile(r"(?:^|[/_.-])(train|training|test|testing|validation|valid|val|dev)(?=[/_.-]|$)")
+CANONICAL = {"training": "train", "testing": "test"}
+EXTRAS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+
+
+def is_remote(dataset: str) -> bool:
+    """Whether a --dataset is an address."""
+    return "://" in dataset
+
+
+def list_remote(dataset: str) -> tuple[str, dict[str, list[str]]]:
+    """The data files below an address, by split, and the `datasets` module that reads them: parquet or imagefolder.
+
+    A split is a folder, or the beginning of a file's name: train, validation (valid, val, dev) or test. Where no name
+    says, all is train.
+
+    Raises:
+        DataError: the address carries credentials, is not there, may not be read, or holds no images.
+    """
+    _refuse_credentials(dataset)
+    try:
+        system, root = fsspec.core.url_to_fs(dataset)
+        found = with_retries(lambda: system.find(root) or ([root] if system.isfile(root) else []))
+    except Exception as error:  # each protocol's library has its own
+        raise DataError(f"--dataset {dataset}: {explain(error, dataset)}") from error
+    addresses = sorted(system.unstrip_protocol(path) for path in found)
+    shards = [address for address in addresses if address.endswith(".parquet")]
+    pictures = [address for address in addresses if _suffix(address) in ImageFolder.EXTENSIONS]
+    tables = [address for address in addresses if address.rsplit("/", 1)[-1] in ImageFolder.METADATA_FILENAMES]
+    if not shards and not pictures:
+        raise DataError(f"--dataset {dataset}: no parquet file and no image is there, or no such bucket or folder")
+    below = system.unstrip_protocol(root).rstrip("/")
+    return ("parquet", by_split(shards, below)) if shards else ("imagefolder", by_split(pictures + tables, below))
+
+
+def by_split(addresses: list[str], below: str) -> dict[str, list[str]]:
+    """Sort files into splits by the names in their paths below the dataset's address."""
+    files: dict[str, list[str]] = {}
+    for address in addresses:
+        match = SPLIT_NAME.search(address.removeprefix(below).lower())
+        name = match[1] if match else ""
+        files.setdefault(CANONICAL.get(name, name), []).append(address)
+    if files.keys() == {""}:
+        return {"train": files[""]}
+    files.pop("", None)  # a README's picture beside the splits
+    return files
+
+
+def with_retries(work: Callable[[], T]) -> T:
+    """Call `work` again after errors that pass: a dropped connection, a server that is busy."""
+    for number in range(TRIES):
+        try:
+            return work()
+        except (FileNotFoundError, PermissionError):
+            raise
+        except (OSError, TimeoutError):
+            if number == TRIES - 1:
+                raise
+            time.sleep(PAUSE * 2**number)
+    raise AssertionError("not reached")
+
+
+def explain(error: Exception, dataset: str) -> str:
+    """A library's error in one line that says what to do."""
+    text = " ".join(str(error).split())[:300] or type(error).__name__
+    protocol = urlsplit(dataset).scheme
+    if isinstance(error, ImportError | ValueError) and protocol in EXTRAS and EXTRAS[protocol] in text:
+        return f'{protocol}:// needs the package {EXTRAS[protocol]}: pip install -e ".[s3]" has that of s3://'
+    if isinstance(error, FileNotFoundError):
+        return "there is no such bucket or folder"
+    name = type(error).__name__
+    if isinstance(error, PermissionError) or "Credentials" in name or "credentials" in text:
+        return f"access is denied ({text}); credentials come from the environment, such as AWS_ACCESS_KEY_ID, or ~/.aws"
+    return f"cannot be read: {text}"
+
+
+def _refuse_credentials(dataset: str) -> None:
+    parts = urlsplit(dataset)
+    if "@" in parts.netloc or parts.query:
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        raise DataError(
+            f"--dataset {shown}: the address carries a user, password or signature, which would end up in logs and"
+            " records; give them by the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+
+
+def _suffix(address: str) -> str:
+    return PurePosixPath(address).suffix.lower()

@@ -1,0 +1,139 @@
+"""Real runs of several processes under torchrun's own agent, forked from one that has imported everything."""
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from tests.reliability.harness import FORK, RUN, Report, draw, finish, kill_group, outcome
+
+
+def start_group(
+    flags: tuple, world: int = 2, restarts: int = 0, before: Callable[[], None] | None = None, log: Path | None = None
+) -> BaseProcess:
+    """Start an agent with `world` processes, all in one process group; `before` runs first in each of them."""
+    process = FORK.Process(target=_agent, args=([str(flag) for flag in flags], world, restarts, before, log))
+    process.start()
+    return process
+
+
+def _agent(flags: list[str], world: int, restarts: int, before: Callable[[], None] | None, log: Path | None) -> None:
+    os.setsid()
+    output = os.open(log or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=world,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=restarts,
+        monitor_interval=0.05,
+        start_method="fork",
+    )
+    try:
+        elastic_launch(config, _worker)(flags, before)
+        code = 0
+    except ChildFailedError:
+        code = 1
+    os._exit(code)
+
+
+def _worker(flags: list[str], before: Callable[[], None] | None) -> None:
+    if before is not None:
+        before()
+    from train.main import main
+
+    if code := main(flags):  # the agent waits for a process that was well to return
+        sys.exit(code)
+
+
+def members(agent: BaseProcess) -> list[int]:
+    """Every living process of the agent's group, itself included."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            state, _, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(group) == agent.pid and state != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def process_of(agent: BaseProcess, rank: int) -> int | None:
+    """The process id of a rank, once it is there."""
+    for process in members(agent):
+        with contextlib.suppress(OSError):
+            if f"RANK={rank}".encode() in Path(f"/proc/{process}/environ").read_bytes().split(b"\0"):
+                return process
+    return None
+
+
+def groups_killed(folder: Path, trials: int, seed: int, kills: int = 10) -> Report:
+    """Two processes killed at random, all at once, or one of them under an agent that restarts both."""
+    report, rng = Report("two processes killed and resumed"), draw(seed)
+    flags = (*RUN, "--per_device_train_batch_size", 1, "--async_save", "true", "--ddp_timeout", 20, "--output_dir")
+    assert finish(start_group((*flags, folder / "unbroken"))) == 0
+    expected, done = outcome(folder / "unbroken"), {"all": 0, "one": 0}
+    for trial in range(trials):
+        out, left = folder / f"trial-{trial}", kills
+        again = (*flags, out, "--resume_from_checkpoint", "auto")
+        while left:
+            one = rng.random() < 0.5
+            # as many restarts as kills are left, so that it is the agent that goes on
+            agent = start_group(again, restarts=left if one else 0)
+            while left and agent.exitcode is None:
+                agent.join(rng.uniform(0.2, 2.0))
+                if agent.exitcode is not None:
+                    break
+                if not one:
+                    kill_group(agent)
+                    done["all"] += 1
+                    left -= 1
+                    break
+                pids = workers_of(agent)
+                if pids:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(rng.choice(pids), signal.SIGKILL)
+                        done["one"] += 1
+                left -= 1
+            if one:
+                agent.join(60)
+                kill_group(agent)
+            agent.join()
+            if agent.exitcode == 0:
+                break  # it was done before it could be killed as often
+        code = finish(start_group(again)) if agent.exitcode != 0 else 0
+        report.check(code == 0 and outcome(out) == expected, f"trial {trial} of seed {seed}: exit code {code}")
+        shutil.rmtree(out, ignore_errors=True)
+    report.facts |= {"seed": seed, "kills of all": done["all"], "kills of one, restarted": done["one"]}
+    return report
+
+
+def workers_of(agent: BaseProcess) -> list[int]:
+    """The agent's direct children."""
+    with contextlib.suppress(OSError):
+        return [int(text) for text in Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()]
+    return []
+
+
+def gone_within(agent: BaseProcess, seconds: float) -> float | None:
+    """How long it took until no process of the group was left; None if some still are after `seconds`."""
+    started = time.monotonic()
+    while time.monotonic() - started < seconds:
+        agent.join(0.02)
+        if not members(agent):
+            return time.monotonic() - started
+    return None
