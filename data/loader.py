@@ -154,8 +154,9 @@ class Images(Dataset):
         """A whole batch at once; DataError names an image that cannot be decoded."""
         indices = [index for _, index in samples]
         index = torch.tensor(indices, dtype=torch.int64)
-        pixels = self.pixels[indices] if indices else self.pixels[[0]][:0]  # a process may have none of a last batch
-        if self.augment is not None:
+        # Of a short last batch a process may have no image. A ViT takes no empty batch: it gets one without a label.
+        pixels = self.pixels[indices or [0]]
+        if self.augment is not None and indices:
             pixels = torch.stack([self._augment(image, *sample) for image, sample in zip(pixels, samples, strict=True)])
         return {
             "pixel_values": pixels,

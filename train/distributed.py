@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import timedelta
@@ -52,6 +53,10 @@ def joined(parse: Callable[[], Config]) -> Iterator[Config]:
     dist.init_process_group(
         backend, store=dist.PrefixStore("run", store), rank=rank(), world_size=world_size(), timeout=limit
     )
+    here = socket.gethostname(), os.getpid()
+    everyone: list[tuple[str, int]] = [here] * world_size()
+    dist.all_gather_object(everyone, here)
+    SIBLINGS.extend(process for host, process in everyone if host == here[0] and process != here[1])
     yield config
     dist.destroy_process_group()  # not after a failure: it would wait for those that are gone
 
@@ -191,20 +196,13 @@ def is_loss(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or any(text in str(error) for text in LOST)
 
 
+SIBLINGS: list[int] = []  # process ids of this run's other processes on this machine
+
+
 def kill_stopped_siblings() -> None:
-    """End the processes of this run, on this machine, that are frozen.
-
-    A stopped process answers nothing but SIGKILL, for which torchrun would wait half a minute.
-    """
-    mine = _of_the_run(os.getpid())
-    for entry in Path("/proc").glob("[0-9]*"):
+    """End those that are frozen: a stopped process answers nothing but SIGKILL, for which torchrun waits 30 seconds."""
+    for process in SIBLINGS:
         with contextlib.suppress(OSError, IndexError):
-            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-            if state in "Tt" and mine and _of_the_run(int(entry.name)) == mine:
-                os.kill(int(entry.name), signal.SIGKILL)
-
-
-def _of_the_run(process: int) -> set[bytes]:
-    """What torchrun gives all processes of one group, and to nobody else."""
-    variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
-    return {text for text in variables if text.startswith((b"TORCHELASTIC_RUN_ID=", b"MASTER_PORT="))}
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+            if state in "Tt":
+                os.kill(process, signal.SIGKILL)

@@ -62,7 +62,7 @@ def evaluate(
     model.eval()
     for batch in batches:
         with precision.autocast():
-            logits = model(normalize(batch["pixel_values"])).logits
+            logits = model(normalize(batch["pixel_values"])).logits[: len(batch["labels"])]
         losses = F.cross_entropy(_at_least_float32(logits), batch["labels"], reduction="none")
         loss_sum += losses.to(loss_sum.dtype).sum()
         predictions.append(logits.argmax(-1))

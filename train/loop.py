@@ -120,7 +120,8 @@ def train_step(
     for batch in micro_batches:
         with distributed.gradients_averaged(model, when=batch is micro_batches[-1]):
             with precision.autocast():
-                logits = model(normalize(batch["pixel_values"])).logits
+                # As many as there are labels: of a short last batch, a process may have but a stand-in.
+                logits = model(normalize(batch["pixel_values"])).logits[: len(batch["labels"])]
                 loss = F.cross_entropy(logits, batch["labels"], reduction="sum") / samples_here
             precision.scaler.scale(loss).backward()
         total_loss += loss.detach()

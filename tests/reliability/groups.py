@@ -134,6 +134,6 @@ def gone_within(agent: BaseProcess, seconds: float) -> float | None:
     started = time.monotonic()
     while time.monotonic() - started < seconds:
         agent.join(0.02)
-        if not members(agent):
+        if agent.exitcode is not None and not members(agent):
             return time.monotonic() - started
     return None
