@@ -164,8 +164,8 @@ def load_streams(
         if not isinstance(feature, datasets.ClassLabel):
             raise DataError(f"--dataset {dataset}: column '{label}' declares no classes, which a stream must")
         names[name] = list(feature.names)
-        table = table.select_columns([image, label]).rename_columns({image: "image", label: "label"})
-        streams[name] = Stream(name, table.cast_column("image", datasets.Image(decode=False)), _count(table, name))
+        table = table.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
+        streams[name] = Stream(name, table, image, label, _count(table, name))
     if names["train"] != names["validation"]:
         raise DataError(f"--dataset {dataset}: the classes of train and validation differ, or their order does")
     return Streams(dataset, streams["train"], streams["validation"], names["train"], files, notes)

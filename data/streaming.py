@@ -23,7 +23,7 @@ from data import DataError
 from data.images import decode
 
 Batch = dict[str, torch.Tensor]  # as of data.loader
-Row = tuple[int, dict]  # number in the stream of its process, and the row: image bytes and path, label
+Row = tuple[int, dict, int]  # number in the stream of its process, image (bytes and path), class
 AHEAD = 4  # batches read and decoded before they are asked for
 
 
@@ -58,10 +58,12 @@ class StreamPlan:
 
 @dataclass(frozen=True)
 class Stream:
-    """A split that is read on the way. Columns `image` (bytes and path) and `label` (index of a class)."""
+    """A split that is read on the way."""
 
     name: str
     table: datasets.IterableDataset
+    image_column: str  # bytes and path
+    label_column: str  # index of a class
     samples: int | None
 
     def __len__(self) -> int:
@@ -99,14 +101,15 @@ def shuffled_rows(stream: Stream, seed: int, buffer: int, rank: int, world: int)
         yielded = False
         for row in table:
             yielded = True
-            yield next(numbers), row
+            yield next(numbers), row[stream.image_column], row[stream.label_column]
         if not yielded:
             raise DataError(f"the {stream.name} stream has no image for process {rank} of {world}")
 
 
 def rows_in_order(stream: Stream, rank: int, world: int) -> Iterator[Row]:
     """Every `world`th row, once: for evaluation."""
-    return itertools.islice(enumerate(stream.table), rank, None, world)
+    for number, row in itertools.islice(enumerate(stream.table), rank, None, world):
+        yield number, row[stream.image_column], row[stream.label_column]
 
 
 def batched(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
@@ -169,14 +172,14 @@ def _one_line(error: BaseException) -> str:
 def make_batch(rows: list[Row], resize: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
     """Decode and resize; DataError names an image that cannot be decoded."""
     images = []
-    for number, row in rows:
-        image = row["image"] or {}
+    for number, image, _ in rows:
+        image = image or {}
         name = image.get("path") or f"image {number} of the stream"
         if image.get("bytes") is None:
             raise DataError(f"{name}: the row holds no image")
         images.append(resize(decode(image["bytes"], name)))
     return {
         "pixel_values": torch.stack(images),
-        "labels": torch.tensor([row["label"] for _, row in rows], dtype=torch.int64),
-        "index": torch.tensor([number for number, _ in rows], dtype=torch.int64),
+        "labels": torch.tensor([label for *_, label in rows], dtype=torch.int64),
+        "index": torch.tensor([number for number, *_ in rows], dtype=torch.int64),
     }
