@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -94,7 +94,9 @@ class Streams:
 
 def shuffled_rows(stream: Stream, seed: int, buffer: int, rank: int, world: int) -> Iterator[Row]:
     """The rows of one process, epoch after epoch, without end."""
-    table = split_dataset_by_node(stream.table.shuffle(seed=seed, buffer_size=buffer), rank, world)
+    # One shard at a time: for interleaving several the library starts threads, which pause 5 s at the end of an epoch.
+    shuffled = stream.table.shuffle(seed=seed, buffer_size=buffer, max_buffer_input_shards=1)
+    table = split_dataset_by_node(shuffled, rank, world)
     numbers = itertools.count()
     for epoch in itertools.count():
         table.set_epoch(epoch)
@@ -112,7 +114,7 @@ def rows_in_order(stream: Stream, rank: int, world: int) -> Iterator[Row]:
         yield number, row[stream.image_column], row[stream.label_column]
 
 
-def batched(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+def batched(rows: Iterable[Row], size: int) -> Generator[list[Row], None, None]:
     """Lists of `size` rows; the last may be short."""
     rows = iter(rows)
     while some := list(itertools.islice(rows, size)):
@@ -120,7 +122,7 @@ def batched(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 
 
 def stream_batches(
-    groups: Iterable[list[Row]], resize: Callable[[torch.Tensor], torch.Tensor], threads: int
+    groups: Generator[list[Row], None, None], resize: Callable[[torch.Tensor], torch.Tensor], threads: int
 ) -> Iterator[Batch]:
     """Batches of uint8 pixels out of groups of rows, in their order; read by one thread, decoded by several.
 
@@ -139,6 +141,8 @@ def stream_batches(
                     return
         except BaseException as error:  # handed over to whoever asks for the next batch
             end = error
+        finally:
+            groups.close()  # the files that it reads
         _put(ready, end, stop)
 
     with ThreadPoolExecutor(max(1, threads), initializer=torch.set_num_threads, initargs=(1,)) as pool:

@@ -1,10 +1,12 @@
 """A real S3 server on loopback: the same bits from a bucket as from a folder, and what goes wrong in one line."""
 
+import itertools
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 
@@ -14,10 +16,12 @@ import pytest
 
 from data import DataError
 from data.remote import by_split, list_remote
-from data.sources import load_splits
+from data.sources import load_splits, load_streams
+from data.streaming import batched, shuffled_rows, stream_batches
 from tests.reliability.groups import start_group
 from tests.reliability.harness import finish, start
 from tests.running import records, same_tensors, weights
+from tests.test_loader import FIXED
 from tests.test_sources import ClassLabel, Features, class_folders, images, write
 
 SECRET = "a-secret-that-must-not-be-seen"
@@ -198,3 +202,30 @@ def test_a_stream_needs_a_length_and_declared_classes(shards, tmp_path):
 def test_an_address_is_listed_by_split(shards):
     module, files = list_remote(shards[1])
     assert module == "parquet" and {name: len(found) for name, found in files.items()} == {"train": 4, "validation": 1}
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_processes_share_a_stream_without_overlap_and_shuffle_each_epoch(world, shards):
+    train = load_streams(str(shards[0])).train
+    epochs = [[], []]
+    for rank in range(world):
+        rows = shuffled_rows(train, 42, 5, rank, world)
+        for epoch in epochs:
+            epoch.append([image["path"] for _, image, _ in itertools.islice(rows, 24 // world)])
+        rows.close()
+    for epoch in epochs if world != 3 else epochs[:1]:  # 3 do not divide 4 shards: their epochs end apart
+        assert sorted(path for part in epoch for path in part) == sorted(f"{number}.png" for number in range(24))
+    assert epochs[0] != epochs[1]
+
+
+def test_a_broken_image_of_a_stream_is_named_and_the_threads_end(shards):
+    def rows():
+        yield 0, {"bytes": b"?", "path": "a/7.png"}, 0
+
+    before = threading.active_count()
+    with pytest.raises(DataError, match=r"a/7\.png: cannot be decoded"):
+        list(stream_batches(batched(rows(), 1), lambda image: image, 2))
+    endless = stream_batches(batched(shuffled_rows(load_streams(str(shards[0])).train, 1, 5, 0, 1), 2), FIXED, 2)
+    next(endless)
+    endless.close()
+    assert threading.active_count() == before
