@@ -12,7 +12,8 @@ from data.cache import CachePolicy, Kept, prepare_images
 from data.check import cache_folder
 from data.sources import Splits
 from data.transforms import read_preprocessing
-from tests.running import records, run_here, run_process, same_tensors, weights
+from tests.reliability.harness import finish, start
+from tests.running import records, run_here, same_tensors, weights
 from tests.test_check import GOOD, png, split
 
 RESIZED = read_preprocessing({"size": {"height": 12, "width": 20}, "resample": 2})
@@ -172,14 +173,19 @@ def test_a_builder_that_is_killed_leaves_nothing_that_looks_finished(tmp_path):
 FAST = ("--image_cache", "auto", "--dataloader_num_workers", "auto", "--async_save", "true", "--tune_malloc", "true")
 
 
+def speed_of(flags, log):
+    """The line that a run says it in; the last run's, if there were several."""
+    code = finish(start(flags, log=log))
+    assert code == 0, log.read_text()
+    return [line for line in log.read_text().splitlines() if line.startswith("speed: ")][-1]
+
+
 def test_a_run_with_every_fast_path_ends_in_the_bits_of_one_without(tmp_path):
     debug = ("--preset", "debug", "--cache_dir", tmp_path / "hub", "--output_dir")
     assert run_here(*debug, tmp_path / "plain") == 0
     for kind in ("memory", "disk"):
         out = tmp_path / kind
-        finished = run_process(*debug, out, *FAST, "--image_cache", kind)
-        assert finished.returncode == 0, finished.stderr
-        (speed,) = [line for line in finished.stdout.splitlines() if line.startswith("speed: ")]
+        speed = speed_of((*debug, out, *FAST, "--image_cache", kind), tmp_path / "log")
         assert f"image cache {kind}" in speed and "0 workers (a batch is a copy out of the cache)" in speed
         assert "checkpoints written while training goes on" in speed and "malloc keeps freed memory" in speed
         assert same_tensors(weights(out), weights(tmp_path / "plain")) and records(out) == records(tmp_path / "plain")
@@ -188,8 +194,7 @@ def test_a_run_with_every_fast_path_ends_in_the_bits_of_one_without(tmp_path):
 
 
 def test_debug_switches_every_fast_path_off(tmp_path):
-    finished = run_process("--preset", "debug", "--output_dir", tmp_path / "x")
-    (speed,) = [line for line in finished.stdout.splitlines() if line.startswith("speed: ")]
+    speed = speed_of(("--preset", "debug", "--output_dir", tmp_path / "x"), tmp_path / "log")
     for off in ("image cache none", "0 workers", "torch.compile off", "while training waits", "malloc returns"):
         assert off in speed
 

@@ -10,7 +10,7 @@ from transformers import ViTForImageClassification
 from models.vit import load_model
 from tests.running import same_tensors
 from tests.test_optim import NEEDED, OPTIMIZERS
-from train import ConfigError
+from train import ConfigError, fs
 from train.checkpoint import (
     MANIFEST,
     CheckpointError,
@@ -232,3 +232,36 @@ def test_a_save_that_fails_leaves_nothing_behind_and_the_earlier_one_whole(folde
         folder.save(state, 0)
     assert {path.name for path in folder.folder.iterdir()} == {"checkpoint-1"}
     verify(first)
+
+
+def test_in_the_background_what_is_saved_is_the_state_as_it_was(folder):
+    folder.in_background = True
+    state = make_state()
+    train(state, 3)
+    before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    path = folder.save(state, 0)
+    train(state, 5)  # at once, while it is being written
+    folder.wait()
+    fresh = make_state(seed=9)
+    restore(fresh, path)
+    assert fresh.step == 3 and same_tensors(fresh.model.state_dict(), before)
+    train(fresh, 5)
+    assert same_tensors(fresh.model.state_dict(), state.model.state_dict())
+
+
+def test_what_goes_wrong_in_the_background_is_raised_by_the_next_save_and_at_the_end(folder):
+    folder.in_background = True
+    state = make_state()
+    train(state, 1)
+    fs.beside(folder.folder / "checkpoint-1").write_bytes(b"a file where the folder is to be made")
+    folder.save(state, 0)
+    train(state, 1)
+    with pytest.raises(FileExistsError):
+        folder.save(state, 0)
+    with folder:
+        folder.save(state, 0)
+    assert [step for step, _ in list_checkpoints(folder.folder)] == [2]
+    train(state, 1)
+    fs.beside(folder.folder / "checkpoint-3").write_bytes(b"again")
+    with pytest.raises(FileExistsError), folder:
+        folder.save(state, 0)

@@ -1,7 +1,5 @@
 """Several processes over gloo on this machine, beside one."""
 
-import math
-
 import pytest
 import torch
 from torchmetrics import MetricCollection
@@ -10,8 +8,7 @@ from transformers import ViTForImageClassification
 from data.loader import InOrder, Plan
 from tests.reliability.groups import start_group
 from tests.reliability.harness import finish, start
-from tests.running import records, run_here, same_tensors, weights
-from train.checkpoint import list_checkpoints
+from tests.running import records, run_here, weights
 from train.evaluate import _count_metrics
 
 EXACT = (
@@ -172,13 +169,3 @@ def test_restarts_need_a_named_folder(capsys, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     assert run_here("--preset", "debug") == 2
     assert "--output_dir: name one" in capsys.readouterr().err
-
-
-def test_the_first_checkpoint_of_a_group_resumes_to_the_same_bits(tmp_path):
-    for name, stop in (("whole", 20), ("halved", 9)):
-        flags = (*EXACT, tmp_path / name, "--per_device_train_batch_size", 4, "--stop_after", stop)
-        assert finish(start_group(flags)) == 0
-    assert finish(start_group(("--output_dir", tmp_path / "halved", "--resume_from_checkpoint", "auto"))) == 0
-    assert same_tensors(weights(tmp_path / "whole"), weights(tmp_path / "halved"))
-    assert records(tmp_path / "whole") == records(tmp_path / "halved")
-    assert list_checkpoints(tmp_path / "whole")[0][0] == 20 and math.isfinite(losses(tmp_path / "whole")[0][0])

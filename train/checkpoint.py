@@ -299,7 +299,7 @@ def check_identity(checkpoint: Path, identity: dict[str, Any]) -> None:
         ConfigError: names each difference.
     """
     saved = read_manifest(checkpoint)["identity"]
-    if saved.get("processes") == identity["processes"]:
+    if saved.get("processes") == identity.get("processes"):
         same = set(identity)
     else:  # then another batch a process is needed for the same images an update
         same = identity.keys() - {"processes", "per_device_train_batch_size", "gradient_accumulation_steps", "fsdp"}

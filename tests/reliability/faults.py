@@ -55,7 +55,8 @@ def fail_at_every_call(folder: Path, most: int, every: int = 1) -> Report:
     for number in range(1, most + 1, every):
         code = CODES[(number // every) % len(CODES)]
         out, log = folder / f"call-{number}", folder / f"log-{number}"
-        exit_code = finish(start((*RUN, "--output_dir", out), FailAt(number, code, str(out)), log))
+        saving = ("--async_save", ("true", "false")[number // every % 2])
+        exit_code = finish(start((*RUN, *saving, "--output_dir", out), FailAt(number, code, str(out)), log))
         last = log.read_text().splitlines()[-1]
         if exit_code == 0 and "fault at" not in log.read_text():
             break  # more calls than the run makes

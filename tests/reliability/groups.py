@@ -53,9 +53,14 @@ def _agent(flags: list[str], world: int, restarts: int, before: Callable[[], Non
 
 
 def _worker(flags: list[str], before: Callable[[], None] | None) -> None:
+    import torch
+
+    from train.main import main
+
+    # A fork leaves torch's thread pool unusable until the first call; made by several threads at once, that one aborts.
+    torch.set_num_threads(1)
     if before is not None:
         before()
-    from train.main import main
 
     if code := main(flags):  # the agent waits for a process that was well to return
         sys.exit(code)

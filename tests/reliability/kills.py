@@ -35,7 +35,8 @@ def kill_and_resume(folder: Path, trials: int, seed: int, seconds: float = 1e9) 
             "auto",
         )
         for _ in range(rng.randint(1, MOST_KILLS)):
-            flags = (*RUN, *common, "--dataloader_num_workers", rng.choice([0, 0, 2]))
+            saving = ("--async_save", rng.choice(["true", "false"]))
+            flags = (*RUN, *common, *saving, "--dataloader_num_workers", rng.choice([0, 0, 2]))
             if rng.random() < 0.6:
                 process = start(flags, before=KillAt(rng.randint(1, 120), str(out)))
                 process.join(60)
@@ -63,7 +64,8 @@ def kill_at_every_call(folder: Path, most: int = 10_000, every: int = 1) -> Repo
     expected = unbroken(folder, 1)
     for number in range(1, most + 1, every):
         out = folder / f"call-{number}"
-        flags = (*RUN, "--output_dir", out, "--resume_from_checkpoint", "auto")
+        saving = ("--async_save", ("true", "false")[number % 2])
+        flags = (*RUN, *saving, "--output_dir", out, "--resume_from_checkpoint", "auto")
         process = start(flags, before=KillAt(number, str(out)))
         if finish(process) == 0:
             break  # more calls than the run makes
