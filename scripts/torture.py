@@ -1,7 +1,7 @@
 """The long column of the reliability battery: kills, power cuts, flipped bits and odd input, by the thousand.
 
     pip install -e ".[test]"
-    python scripts/torture.py --trials R1=300 R2=400 R3=20000 R4=120 R5=all R6=5000 R7=1 R8=25 R14=2000 [--seed N]
+    python scripts/torture.py --trials R1=300 R2=400 R3=20000 R4=120 R5=all R6=5000 R7=1 R8=25 R14=2000 groups=20 [--seed N]
 
 Prints a table and the seed of every random schedule. A battery that is not named does not run; --minutes bounds R1.
 `tests/reliability` runs the same with small numbers at every change.
@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # before torch, and for every child
 
-from tests.reliability import faults, flips, fuzz, hostile, kills, pictures, power, reference
+from tests.reliability import faults, flips, fuzz, groups, hostile, kills, pictures, power, reference
 from tests.reliability.harness import Report
 
 Battery = Callable[[Path, int, int, float], Report]  # (folder, trials, seed, seconds)
@@ -34,6 +34,7 @@ BATTERIES: dict[str, Battery] = {
     "R6": lambda folder, trials, seed, seconds: fuzz.fuzz(folder, trials, seed),
     "R7": lambda folder, trials, seed, seconds: hostile.hostile_checkpoints(folder),
     "R8": lambda folder, trials, seed, seconds: pictures.odd_images(trials, seed),
+    "groups": lambda folder, trials, seed, seconds: groups.groups_killed(folder, trials, seed),
     "R14": lambda folder, trials, seed, seconds: reference.schedules_and_windows(trials, seed),
 }
 
