@@ -62,10 +62,6 @@ class Kept:
         """uint8 [n, 3, h, w], a copy."""
         return self.storage[self.rows[torch.as_tensor(indices)]]
 
-    def to(self, device: torch.device) -> "Kept":
-        """The pixels on a device."""
-        return Kept(self.storage.to(device), self.rows.to(device))
-
 
 Pixels = Decoded | Kept
 

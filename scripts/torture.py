@@ -1,7 +1,8 @@
 """The long column of the reliability battery: kills, power cuts, flipped bits and odd input, by the thousand.
 
     pip install -e ".[test]"
-    python scripts/torture.py --trials R1=300 R2=400 R3=20000 R4=120 R5=all R6=5000 R7=1 R8=25 R14=2000 groups=20 [--seed N]
+    python scripts/torture.py --trials R1=300 R2=400 R3=20000 R4=120 R5=all R6=5000 R7=1 R8=25 R14=2000 [--seed N]
+    python scripts/torture.py --trials groups=20
 
 Prints a table and the seed of every random schedule. A battery that is not named does not run; --minutes bounds R1.
 `tests/reliability` runs the same with small numbers at every change.

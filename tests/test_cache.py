@@ -5,7 +5,6 @@ import signal
 import time
 
 import pytest
-import torch
 
 from data import DataError, cache
 from data.cache import CachePolicy, Kept, prepare_images
@@ -202,4 +201,4 @@ def test_debug_switches_every_fast_path_off(tmp_path):
 def test_kept_pixels_are_a_copy(tmp_path):
     kept = prepared("memory", tmp_path)[1]["train"]
     kept[[0]].zero_()
-    assert kept[[0]].sum() > 0 and kept.to(torch.device("meta")).storage.device.type == "meta"
+    assert kept[[0]].sum() > 0

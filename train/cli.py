@@ -67,6 +67,8 @@ def _check_together(config: Config) -> None:
             raise ConfigError("--streaming true: a stream has no length; name --max_steps")
         if given := [name for name in ("max_train_samples", "max_eval_samples") if getattr(config.data, name)]:
             raise ConfigError(f"--{given[0]}: a subset cannot be drawn from a stream; leave it, or --streaming")
+        if config.run.fsdp:
+            raise ConfigError("--fsdp true: processes get unequal parts of a stream; leave it, or --streaming")
         if config.data.skip_bad_images:
             raise ConfigError("--skip_bad_images: a stream is not read beforehand; leave it, or --streaming")
     resuming = config.run.resume_from_checkpoint is not None

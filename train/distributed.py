@@ -22,7 +22,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from train import LostProcessError
+from train import LostProcessError, RunError
 from train.config import Config, DataConfig, ModelConfig, RunConfig, TrainConfig
 from train.launch import local_rank, rank, world_size
 
@@ -57,7 +57,13 @@ def joined(parse: Callable[[], Config]) -> Iterator[Config]:
     everyone: list[tuple[str, int]] = [here] * world_size()
     dist.all_gather_object(everyone, here)
     SIBLINGS.extend(process for host, process in everyone if host == here[0] and process != here[1])
-    yield config
+    try:
+        yield config
+    except RuntimeError as error:
+        if not is_loss(error):
+            raise
+        kill_stopped_siblings()
+        raise RunError(f"another process of this run is gone or frozen: {str(error).splitlines()[0]}") from error
     dist.destroy_process_group()  # not after a failure: it would wait for those that are gone
 
 

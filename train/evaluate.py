@@ -58,7 +58,9 @@ def evaluate(
     started, was_training = time.perf_counter(), model.training
     counts = _count_metrics(len(label_names)).to(precision.device)
     loss_sum = torch.zeros((), dtype=_widest(precision.device), device=precision.device)
-    predictions, labels = [], []
+    # Each begins with a tensor of nothing: of a small split, a process may have no image.
+    predictions = [torch.empty(0, dtype=torch.int64, device=precision.device)]
+    labels = [torch.empty(0, dtype=torch.int64, device=precision.device)]
     model.eval()
     for batch in batches:
         with precision.autocast():

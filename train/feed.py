@@ -80,7 +80,8 @@ def keep(
     splits, pixels, kind, reason = prepare_images(splits, preprocessing, policy, data.skip_bad_images, say)
     notes = [f"image cache {kind} ({reason})"]
     if fits_on(device, pixels):
-        pixels = {name: kept.to(device) for name, kept in pixels.items()}
+        storage = pixels["train"].storage.to(device)  # of both splits
+        pixels = {name: Kept(storage, kept.rows.to(device)) for name, kept in pixels.items()}
         notes.append("which lies on the GPU")
     workers, why = choose_workers(data.dataloader_num_workers, pixels["train"], device)
     notes.append(f"{workers} workers ({why})")

@@ -114,7 +114,7 @@ def train_step(
     The loss of each micro-batch is a sum divided by the samples of the whole window, so that the gradient is that of
     the mean over the window, however it is cut, over processes too, and however short its last piece is.
     """
-    # Several processes average their gradients: divided by the samples of one, theirs are those of the whole mean.
+    # Processes average their gradients. Each divides by the samples of one, so that the average is over all samples.
     samples_here = samples / distributed.world_size()
     total_loss = torch.zeros((), dtype=precision.dtype, device=precision.device)
     for batch in micro_batches:
