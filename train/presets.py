@@ -25,7 +25,7 @@ LEAVES: dict[str, Any] = BEANS | {
     "dataset": "builtin:leaves",
     "model": "builtin:small",
     "per_device_eval_batch_size": 32,
-    "num_train_epochs": 9.0,
+    "num_train_epochs": 8.0,
     "learning_rate": 1e-3,
     "warmup_steps": 0.1,
     "eval_steps": 200,

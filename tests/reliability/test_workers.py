@@ -48,14 +48,14 @@ class DieOnImage:
 
         import data.loader
 
-        original = data.loader.Images.__getitem__
+        original = data.loader.Images.__getitems__
 
-        def deadly(self_, sample):
-            if sample[1] == self.index and torch.utils.data.get_worker_info() is not None:
+        def deadly(self_, samples):
+            if any(index == self.index for _, index in samples) and torch.utils.data.get_worker_info() is not None:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return original(self_, sample)
+            return original(self_, samples)
 
-        data.loader.Images.__getitem__ = deadly
+        data.loader.Images.__getitems__ = deadly
 
 
 def test_an_image_that_kills_every_worker_ends_the_run_with_one_line_and_a_way_on(tmp_path, expected):
