@@ -40,7 +40,8 @@ def list_remote(dataset: str) -> tuple[str, dict[str, list[str]]]:
     _refuse_credentials(dataset)
     try:
         system, root = fsspec.core.url_to_fs(dataset)
-        found = with_retries(lambda: system.find(root) or ([root] if system.isfile(root) else []))
+        # A web server lists no folders: there, and wherever a file is named, that one is all.
+        found = [root] if root.endswith(".parquet") else with_retries(lambda: system.find(root))
     except Exception as error:  # each protocol's library has its own
         raise DataError(f"--dataset {dataset}: {explain(error, dataset)}") from error
     addresses = sorted(system.unstrip_protocol(path) for path in found)

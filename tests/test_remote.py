@@ -1,9 +1,12 @@
 """A real S3 server on loopback: the same bits from a bucket as from a folder, and what goes wrong in one line."""
 
+import functools
+import http.server
 import itertools
 import json
 import os
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -20,7 +23,7 @@ from data.sources import load_splits, load_streams
 from data.streaming import batched, shuffled_rows, stream_batches
 from tests.reliability.groups import start_group
 from tests.reliability.harness import finish, start
-from tests.running import records, same_tensors, weights
+from tests.running import ROOT, records, same_tensors, weights
 from tests.test_loader import FIXED
 from tests.test_sources import ClassLabel, Features, class_folders, images, write
 
@@ -230,3 +233,30 @@ def test_a_broken_image_of_a_stream_is_named_and_the_threads_end(shards):
     next(endless)
     endless.close()
     assert threading.active_count() == before
+
+
+def test_a_parquet_file_of_a_web_server_is_loaded_and_some_of_it_held_out(shards, tmp_path):
+    with socketserver.TCPServer(
+        ("127.0.0.1", 0), functools.partial(http.server.SimpleHTTPRequestHandler, directory=shards[0])
+    ) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{web.server_address[1]}/data/train-00000-of-00004.parquet"
+        code, said = train(tmp_path / "log", *SMALL, tmp_path / "run", "--dataset", address)
+        web.shutdown()
+    assert code == 0 and "of 6 training images held out" in said, said
+
+
+def test_torchrun_itself_starts_a_run_of_two_processes(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "train.main"]
+    flags = ["--preset", "debug", "--per_device_train_batch_size", "4", "--output_dir", str(tmp_path / "run")]
+    done = subprocess.run(
+        [*command, *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("DDP over 2 processes") == 1 and done.stdout.count("done: ") == 1
+    assert (tmp_path / "run" / "model.safetensors").is_file() and done.stderr == ""
