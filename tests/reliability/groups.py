@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 import uuid
@@ -38,8 +39,9 @@ def _agent(flags: list[str], world: int, restarts: int, before: Callable[[], Non
         max_nodes=1,
         nproc_per_node=world,
         run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        rdzv_backend="static",
+        rdzv_endpoint=f"127.0.0.1:{_free_port()}",
+        rdzv_configs={"rank": 0},
         max_restarts=restarts,
         monitor_interval=0.05,
         start_method="fork",
@@ -50,6 +52,12 @@ def _agent(flags: list[str], world: int, restarts: int, before: Callable[[], Non
     except ChildFailedError:
         code = 1
     os._exit(code)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def _worker(flags: list[str], before: Callable[[], None] | None) -> None:
