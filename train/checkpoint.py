@@ -65,15 +65,16 @@ class CheckpointFolder:
         """
         self.wait()
         content = take(state, log_bytes)
-        if not self.writes:
-            pass
-        elif self.in_background:
+        target = self.folder / f"checkpoint-{state.step}"
+        if not self.writes:  # it took part in putting sharded tensors together
+            return target
+        if self.in_background:
             content = content.copied()
             self._writer = threading.Thread(target=self._write_or_remember, args=[content], name="checkpoint")
             self._writer.start()
         else:
             self._write(content)
-        return self.folder / f"checkpoint-{state.step}"
+        return target
 
     def wait(self) -> None:
         """Until nothing is being written; raises what went wrong in writing."""

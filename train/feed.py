@@ -156,7 +156,7 @@ def choose_workers(asked: str, pixels: Pixels, device: torch.device) -> tuple[in
     started = time.perf_counter()
     pixels[some]
     each = (time.perf_counter() - started) / len(some)
-    # On a CPU, decoding and training share the cores: one worker that runs ahead is as good as many. A GPU trains
-    # while all cores decode.
+    # On a CPU, decoding and training share the cores, and one worker runs ahead of both; more would take cores from
+    # training. A GPU trains while all cores decode (not measured).
     workers = 1 if device.type == "cpu" else max(1, usable_cores() - 1)
     return workers, f"decoding takes {each * 1e3:.1f} ms an image, beside training instead of before it"
