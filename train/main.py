@@ -1,5 +1,6 @@
 """Fine-tune a Vision Transformer: the outline of a run. The loop itself is `fit` in train/loop.py."""
 
+import gc
 import sys
 from collections.abc import Sequence
 
@@ -39,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(config: Config, signals: Signals) -> None:
     """Build what the configuration asks for, train, and report."""
-    # Imported here, so that --help and a mistyped flag do not wait seconds for torch.
+    # Imported here, so that --help and a mistyped flag do not wait seconds for torch; and with the garbage collector
+    # off, which else looks again and again through a million objects that all stay: a second or more of eight.
+    gc.disable()
     import torch
 
     from train import distributed, failures, report, resume, rundir, setup
@@ -49,6 +52,9 @@ def run(config: Config, signals: Signals) -> None:
     from train.loop import fit
     from train.profiling import traced
     from train.tracking import Tracker, say
+
+    gc.freeze()
+    gc.enable()
 
     say(f"preset {config.run.preset}: {config.preset_reason}")
     precision, why = choose_compute(config.run)
