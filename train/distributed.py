@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from train import LostProcessError, RunError
 from train.config import Config, DataConfig, ModelConfig, RunConfig, TrainConfig
 from train.launch import local_rank, rank, world_size
+from train.signals import ending_at_once
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
@@ -42,21 +43,12 @@ def joined(parse: Callable[[], Config]) -> Iterator[Config]:
 
     Raises:
         LostProcessError: the first process could not make sense of them; it says why.
+        RunError: another process cannot be reached, or no longer.
     """
-    store, _, _ = next(dist.rendezvous("env://"))
-    config = _parse_once(parse, store)
-    if torch.cuda.is_available() and config.run.device == "auto":
-        torch.cuda.set_device(local_rank())
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    # Without a limit of ours, a frozen process would hold up all others for half an hour.
-    limit = timedelta(seconds=config.run.ddp_timeout)
-    dist.init_process_group(
-        backend, store=dist.PrefixStore("run", store), rank=rank(), world_size=world_size(), timeout=limit
-    )
-    here = socket.gethostname(), os.getpid()
-    everyone: list[tuple[str, int]] = [here] * world_size()
-    dist.all_gather_object(everyone, here)
-    SIBLINGS.extend(process for host, process in everyone if host == here[0] and process != here[1])
+    # Nothing can be lost yet, and who waits here for a process that died before it came would not hear a signal: the
+    # agent would wait half a minute for it, before it could start all again.
+    with ending_at_once():
+        config = _connect(parse)
     try:
         yield config
     except RuntimeError as error:
@@ -65,6 +57,27 @@ def joined(parse: Callable[[], Config]) -> Iterator[Config]:
         kill_stopped_siblings()
         raise RunError(f"another process of this run is gone or frozen: {str(error).splitlines()[0]}") from error
     dist.destroy_process_group()  # not after a failure: it would wait for those that are gone
+
+
+def _connect(parse: Callable[[], Config]) -> Config:
+    try:
+        store, _, _ = next(dist.rendezvous("env://"))
+        config = _parse_once(parse, store)
+        if torch.cuda.is_available() and config.run.device == "auto":
+            torch.cuda.set_device(local_rank())
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        # Without a limit of ours, a frozen process would hold up all others for half an hour.
+        limit = timedelta(seconds=config.run.ddp_timeout)
+        dist.init_process_group(
+            backend, store=dist.PrefixStore("run", store), rank=rank(), world_size=world_size(), timeout=limit
+        )
+        here = socket.gethostname(), os.getpid()
+        everyone: list[tuple[str, int]] = [here] * world_size()
+        dist.all_gather_object(everyone, here)
+    except RuntimeError as error:
+        raise RunError(f"another process of this run cannot be reached: {str(error).splitlines()[0]}") from error
+    SIBLINGS.extend(process for host, process in everyone if host == here[0] and process != here[1])
+    return config
 
 
 def _parse_once(parse: Callable[[], Config], store: dist.Store) -> Config:

@@ -78,3 +78,14 @@ class Signals:
         self._received = number
         if not self._deferred:
             raise Interrupted(number)
+
+
+@contextlib.contextmanager
+def ending_at_once() -> Iterator[None]:
+    """A block in which a signal ends the process on the spot: Python's handlers wait for C++ code to come back."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -95,44 +96,48 @@ def process_of(agent: BaseProcess, rank: int) -> int | None:
 
 
 def groups_killed(folder: Path, trials: int, seed: int, kills: int = 10) -> Report:
-    """Two processes killed at random, all at once, or one of them under an agent that restarts both."""
+    """Two processes killed `kills` times a trial: all at once, or one of them under an agent that restarts both."""
     report, rng = Report("two processes killed and resumed"), draw(seed)
-    flags = (*RUN, "--per_device_train_batch_size", 1, "--async_save", "true", "--ddp_timeout", 20, "--output_dir")
+    # Long enough that few runs are done before their last kill.
+    flags = (*RUN, "--per_device_train_batch_size", 1, "--max_steps", 16 * kills, "--async_save", "true")
+    flags = (*flags, "--ddp_timeout", 20, "--output_dir")
     assert finish(start_group((*flags, folder / "unbroken"))) == 0
     expected, done = outcome(folder / "unbroken"), {"all": 0, "one": 0}
     for trial in range(trials):
-        out, left = folder / f"trial-{trial}", kills
+        out, left, code = folder / f"trial-{trial}", kills, None
         again = (*flags, out, "--resume_from_checkpoint", "auto")
-        while left:
-            one = rng.random() < 0.5
-            # as many restarts as kills are left, so that it is the agent that goes on
-            agent = start_group(again, restarts=left if one else 0)
-            while left and agent.exitcode is None:
+        while left and code != 0:
+            of_one = rng.randint(0, left)
+            agent = start_group(again, restarts=of_one)
+            killed = kill_ranks(agent, of_one, rng)
+            done["one"] += killed
+            left -= killed
+            if left:
                 agent.join(rng.uniform(0.2, 2.0))
-                if agent.exitcode is not None:
-                    break
-                if not one:
-                    kill_group(agent)
-                    done["all"] += 1
-                    left -= 1
-                    break
-                pids = workers_of(agent)
-                if pids:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(rng.choice(pids), signal.SIGKILL)
-                        done["one"] += 1
-                left -= 1
-            if one:
-                agent.join(60)
+                left -= agent.exitcode is None
+                done["all"] += agent.exitcode is None
                 kill_group(agent)
-            agent.join()
-            if agent.exitcode == 0:
-                break  # it was done before it could be killed as often
-        code = finish(start_group(again)) if agent.exitcode != 0 else 0
+            code = finish(agent)
+        if code != 0:
+            code = finish(start_group(again))
         report.check(code == 0 and outcome(out) == expected, f"trial {trial} of seed {seed}: exit code {code}")
+        print(f"trial {trial}: {kills - left} kills, {len(report.failures)} failures so far", flush=True)
         shutil.rmtree(out, ignore_errors=True)
     report.facts |= {"seed": seed, "kills of all": done["all"], "kills of one, restarted": done["one"]}
     return report
+
+
+def kill_ranks(agent: BaseProcess, times: int, rng: random.Random) -> int:
+    """Kill one process of the group at a time, so often, unless the run ends before; how often it was."""
+    killed = 0
+    while killed < times:
+        agent.join(rng.uniform(0.2, 2.0))
+        if agent.exitcode is not None:
+            break
+        with contextlib.suppress(IndexError, ProcessLookupError):  # between two lives there is none
+            os.kill(rng.choice(workers_of(agent)), signal.SIGKILL)
+            killed += 1
+    return killed
 
 
 def workers_of(agent: BaseProcess) -> list[int]:

@@ -26,7 +26,7 @@ class PauseRank:
 
 
 def test_groups_killed_at_random_end_in_the_same_bits(tmp_path):
-    report = groups_killed(tmp_path, trials=1, seed=20261124, kills=6)
+    report = groups_killed(tmp_path, trials=1, seed=20261124, kills=4)
     assert not report.failures, report
 
 
@@ -53,6 +53,18 @@ def test_a_dead_or_frozen_rank_ends_all_in_time_and_leaves_no_orphan(rank, modul
     assert "in run\n" not in said  # no traceback of ours
     for _, checkpoint in list_checkpoints(out):
         verify(checkpoint)
+
+
+def test_a_rank_that_dies_before_all_are_connected_does_not_keep_the_others_waiting(tmp_path):
+    flag = tmp_path / "flag"
+    flags = (*GROUP, "--ddp_timeout", 60, "--output_dir", tmp_path / "run")
+    agent = start_group(flags, before=PauseRank(1, "torch.distributed", "init_process_group", flag))
+    try:
+        wait_for(flag.exists)
+        os.kill(sorted(workers_of(agent))[1], signal.SIGKILL)
+        assert gone_within(agent, 5) is not None, f"still there: {members(agent)}"
+    finally:
+        kill_group(agent)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
