@@ -5,12 +5,10 @@ everywhere is decided by the first process (`from_first`) or by all together (`m
 """
 
 import contextlib
-import json
 import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -23,8 +21,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from train import LostProcessError, RunError
-from train.config import Config, DataConfig, ModelConfig, RunConfig, TrainConfig
+from train.config import Config
 from train.launch import local_rank, rank, world_size
+from train.rendezvous import meet
 from train.signals import ending_at_once
 
 T = TypeVar("T")
@@ -42,7 +41,6 @@ def joined(parse: Callable[[], Config]) -> Iterator[Config]:
     it, and take it for the one to resume.
 
     Raises:
-        LostProcessError: the first process could not make sense of them; it says why.
         RunError: another process cannot be reached, or no longer.
     """
     # Nothing can be lost yet, and who waits here for a process that died before it came would not hear a signal: the
@@ -62,38 +60,22 @@ def joined(parse: Callable[[], Config]) -> Iterator[Config]:
 def _connect(parse: Callable[[], Config]) -> Config:
     try:
         store, _, _ = next(dist.rendezvous("env://"))
-        config = _parse_once(parse, store)
+        config, meeting = meet(store, parse)
         if torch.cuda.is_available() and config.run.device == "auto":
             torch.cuda.set_device(local_rank())
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         # Without a limit of ours, a frozen process would hold up all others for half an hour.
         limit = timedelta(seconds=config.run.ddp_timeout)
         dist.init_process_group(
-            backend, store=dist.PrefixStore("run", store), rank=rank(), world_size=world_size(), timeout=limit
+            backend, store=dist.PrefixStore(meeting, store), rank=rank(), world_size=world_size(), timeout=limit
         )
         here = socket.gethostname(), os.getpid()
         everyone: list[tuple[str, int]] = [here] * world_size()
         dist.all_gather_object(everyone, here)
-    except RuntimeError as error:
+    except (RuntimeError, TimeoutError) as error:
         raise RunError(f"another process of this run cannot be reached: {str(error).splitlines()[0]}") from error
     SIBLINGS.extend(process for host, process in everyone if host == here[0] and process != here[1])
     return config
-
-
-def _parse_once(parse: Callable[[], Config], store: dist.Store) -> Config:
-    if rank() == 0:
-        try:
-            config = parse()
-        except BaseException:
-            store.set("config", "null")
-            raise
-        store.set("config", json.dumps(asdict(config)))
-        return config
-    found = json.loads(store.get("config"))
-    if found is None:
-        raise LostProcessError("the first process has stopped")
-    sections = {"run": RunConfig, "data": DataConfig, "model": ModelConfig, "train": TrainConfig}
-    return Config(**{name: sections[name](**value) if name in sections else value for name, value in found.items()})
 
 
 def from_first(make: Callable[[], T]) -> T:

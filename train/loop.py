@@ -1,7 +1,7 @@
 """The loop. One iteration of `fit` is one optimizer update; everything around it has a room of its own."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from data.seeds import key
 from train import distributed
 from train.checkpoint import CheckpointFolder
 from train.config import TrainConfig
-from train.evaluate import Metrics
+from train.feed import Feed
 from train.optim import needs_metric
 from train.precision import Precision
 from train.state import TrainState
@@ -23,11 +23,9 @@ from train.tracking import Tracker
 
 def fit(
     state: TrainState,
-    batches: Iterator[Batch],
     plan: Plan,
+    feed: Feed,
     recipe: TrainConfig,
-    normalize: nn.Module,
-    validate: Callable[[nn.Module], Metrics],
     checkpoints: CheckpointFolder,
     tracker: Tracker,
     stop_after: int | None = None,
@@ -37,11 +35,9 @@ def fit(
 
     Args:
         state: model, optimizer, schedule and counters.
-        batches: the plan's micro-batches from `state.step` on, on the model's device.
         plan: which images make up which update.
+        feed: where the plan's micro-batches come from, on the model's device, and how to evaluate.
         recipe: when to log, evaluate and save, and how to clip.
-        normalize: uint8 pixels [n, 3, h, w] to what the model takes.
-        validate: one evaluation of the model.
         checkpoints: where the state is saved.
         tracker: where progress is shown and recorded.
         stop_after: stop after so many updates; schedule and order stay those of the whole run.
@@ -51,6 +47,7 @@ def fit(
         NonFiniteError: a loss or a gradient was nan or infinite. The weights are those of the update before.
     """
     last = min(plan.total_updates, stop_after or plan.total_updates)
+    batches, normalize = feed.training(plan, state.step), feed.normalize
     state.model.train()
     while state.step < last:
         update = state.step + 1
@@ -77,7 +74,7 @@ def fit(
         improved = False
         if update % recipe.eval_steps == 0 or at_end:
             with state.timed("evaluation"):
-                metrics = validate(state.model)
+                metrics = feed.validate(state.model)
             improved = state.keep_best(metrics)
             tracker.log_evaluation(state, plan.epoch(update), metrics, improved)
             if needs_metric(state.scheduler):

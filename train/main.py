@@ -50,10 +50,9 @@ def run(config: Config, signals: Signals) -> None:
     from train.compute import choose_compute
     from train.feed import prepare
     from train.loop import fit
-    from train.profiling import traced
+    from train.profiling import profiled
     from train.tracking import Tracker, say
 
-    gc.freeze()
     gc.enable()
 
     say(f"preset {config.run.preset}: {config.preset_reason}")
@@ -88,24 +87,11 @@ def run(config: Config, signals: Signals) -> None:
         def stop_asked() -> bool:  # of any process, by any signal
             return signals.note(distributed.highest(signals.number))
 
-        batches = feed.training(plan, state.step)
         if config.run.torch_profiler:
-            batches = traced(batches, plan, state.step, folder)
-
+            feed = profiled(feed, folder)
         with Tracker(folder, plan.total_updates, state.step, log_bytes) as tracker:
             with failures.explained(state, splits.train, folder), signals.deferred(), checkpoints:
-                fit(
-                    state,
-                    batches,
-                    plan,
-                    config.train,
-                    feed.normalize,
-                    feed.validate,
-                    checkpoints,
-                    tracker,
-                    config.run.stop_after,
-                    stop_asked,
-                )
+                fit(state, plan, feed, config.train, checkpoints, tracker, config.run.stop_after, stop_asked)
             report.finish(folder, config, decided, state, plan, feed, tracker, stop=stop_asked())
         signals.raise_received()
 

@@ -1,14 +1,21 @@
 """A trace of a few updates, for chrome://tracing or Perfetto."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from torch.profiler import ProfilerActivity, profile, supported_activities
 
 from data.loader import Batch, Plan
+from train.feed import Feed
 from train.tracking import say
 
 FIRST, LAST = 3, 5  # updates after the start: the first two allocate, compile and fill queues
+
+
+def profiled(feed: Feed, folder: Path) -> Feed:
+    """The same feed; a few updates after the start of a training, all that happens is traced."""
+    return replace(feed, training=lambda plan, start: traced(feed.training(plan, start), plan, start, folder))
 
 
 def traced(batches: Iterator[Batch], plan: Plan, start: int, folder: Path) -> Iterator[Batch]:

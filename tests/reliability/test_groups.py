@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -63,6 +64,33 @@ def test_a_rank_that_dies_before_all_are_connected_does_not_keep_the_others_wait
         wait_for(flag.exists)
         os.kill(sorted(workers_of(agent))[1], signal.SIGKILL)
         assert gone_within(agent, 5) is not None, f"still there: {members(agent)}"
+    finally:
+        kill_group(agent)
+
+
+class DieOnceConnected:
+    """Run in each process: rank 1 waits to be killed once all are connected; started again, it comes a second late."""
+
+    def __init__(self, flag):
+        self.flag = flag
+
+    def __call__(self):
+        if os.environ["RANK"] == "1":
+            if self.flag.exists():
+                time.sleep(1)
+            else:
+                PauseBefore("torch.distributed", "all_gather_object", str(self.flag))()
+
+
+def test_processes_that_are_started_again_do_not_look_for_the_dead(tmp_path):
+    flag = tmp_path / "flag"
+    flags = (*GROUP, "--ddp_timeout", 60, "--output_dir", tmp_path / "run")
+    agent = start_group(flags, restarts=1, before=DieOnceConnected(flag))
+    try:
+        wait_for(flag.exists)
+        os.kill(sorted(workers_of(agent))[1], signal.SIGKILL)
+        assert gone_within(agent, 30) is not None, f"still there: {members(agent)}"
+        assert agent.exitcode == 0
     finally:
         kill_group(agent)
 
