@@ -12,7 +12,7 @@ Four contenders, alternating, each in a process of its own, `--repeats` times wi
     d  the limit: the same updates on one batch in memory; no data, no evaluation, no saving
 
 Times are of training with its evaluations and saves (for c with the preparation of images, which a and b do while they
-train), and of the whole process. `--model tiny` and `base` are DeiT-Tiny's and ViT-B/16's sizes with random weights.
+train), and of the whole process. `--model tiny`, `small`, `base`: DeiT's and ViT-B/16's sizes with random weights.
 """
 
 import argparse
@@ -28,17 +28,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-SIZES = {"tiny": (192, 12, 3, 768), "base": (768, 12, 12, 3072)}
+from scripts.sizes import SIZES, vit_config
+
+ROOT = Path(__file__).resolve().parent.parent
 NAMES = {"a": "Trainer, the notebook", "b": "Trainer, best flags", "c": "plainloop", "d": "limit"}
 
 
 def main() -> None:
     """Parse, run every contender in turn, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="checkpoint folder, or tiny, base: random weights")
+    parser.add_argument("--model", required=True, help="checkpoint folder, or tiny, small, base: random weights")
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--contenders", default="abcd")
     parser.add_argument("--repeats", type=int, default=3)
@@ -124,7 +125,7 @@ def run_trainer(asked: argparse.Namespace) -> None:
     """The notebook's recipe, by the Trainer."""
     import datasets
     import torch
-    from transformers import Trainer, TrainingArguments, ViTForImageClassification, ViTImageProcessor, set_seed
+    from transformers import Trainer, ViTForImageClassification, ViTImageProcessor, set_seed
 
     from train.precision import choose_precision
 
@@ -156,30 +157,10 @@ def run_trainer(asked: argparse.Namespace) -> None:
         label2id={name: index for index, name in enumerate(names)},
         ignore_mismatched_sizes=True,
     )
-    arguments = TrainingArguments(
-        output_dir=asked.folder,
-        per_device_train_batch_size=asked.batch_size,
-        num_train_epochs=4,
-        max_steps=asked.max_steps,
-        learning_rate=2e-4,
-        fp16=cuda and not bf16,
-        bf16=bf16,
-        dataloader_num_workers=2 if best else 0,
-        dataloader_persistent_workers=best,
-        eval_strategy="steps",
-        eval_steps=100,
-        save_steps=100,
-        logging_steps=10,
-        save_total_limit=2,
-        load_best_model_at_end=asked.max_steps < 0,
-        remove_unused_columns=False,
-        report_to="tensorboard",
-        seed=asked.seed,
-    )
     data = data.with_transform(transform)
     trainer = Trainer(
         model=model,
-        args=arguments,
+        args=trainer_arguments(asked, best, cuda, bf16),
         data_collator=collate,
         compute_metrics=accuracy,
         train_dataset=data["train"],
@@ -199,6 +180,32 @@ def run_trainer(asked: argparse.Namespace) -> None:
     precision = "bf16" if bf16 else "fp16" if cuda else "fp32"
     result = {"seconds": took, "images": images, "updates": trainer.state.global_step, "accuracy": found}
     (Path(asked.folder) / "result.json").write_text(json.dumps(result | {"precision": precision}))
+
+
+def trainer_arguments(asked: argparse.Namespace, best: bool, cuda: bool, bf16: bool) -> Any:
+    """The notebook's arguments; with `best`, its fastest."""
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
+        output_dir=asked.folder,
+        per_device_train_batch_size=asked.batch_size,
+        num_train_epochs=4,
+        max_steps=asked.max_steps,
+        learning_rate=2e-4,
+        fp16=cuda and not bf16,
+        bf16=bf16,
+        dataloader_num_workers=2 if best else 0,
+        dataloader_persistent_workers=best,
+        eval_strategy="steps",
+        eval_steps=100,
+        save_steps=100,
+        logging_steps=10,
+        save_total_limit=2,
+        load_best_model_at_end=asked.max_steps < 0,
+        remove_unused_columns=False,
+        report_to="tensorboard",
+        seed=asked.seed,
+    )
 
 
 def run_limit(asked: argparse.Namespace) -> None:
@@ -263,11 +270,9 @@ def flop_of_an_update(config: Any, batch_size: int) -> float:
 
 def make_model(size: str, folder: Path) -> str:
     """A checkpoint folder of the size, with random weights."""
-    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+    from transformers import ViTForImageClassification, ViTImageProcessor
 
-    width, layers, heads, inner = SIZES[size]
-    config = ViTConfig(hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=inner)
-    ViTForImageClassification(config).save_pretrained(folder)
+    ViTForImageClassification(vit_config(size)).save_pretrained(folder)
     ViTImageProcessor().save_pretrained(folder)
     return str(folder)
 

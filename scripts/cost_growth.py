@@ -25,14 +25,14 @@ import datasets
 import numpy as np
 import torch
 from PIL import Image
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import ViTForImageClassification
 
+from scripts.sizes import SIZES, vit_config
 from train.compute import choose_attention, keep_freed_memory
 from train.loop import train_step
 from train.optim import build_optimizer
 from train.precision import Precision, choose_device, choose_precision
 
-SIZES = {"tiny": (192, 12, 3, 768), "small": (384, 12, 6, 1536), "base": (768, 12, 12, 3072)}
 KINDS = ("memory", "disk", "none")
 SHARD = 5000  # images a parquet file
 
@@ -171,16 +171,7 @@ def updates(size: str, side: int, batch_size: int) -> None:
     device = choose_device("auto")
     precision = Precision(choose_precision("auto", device)[0], device)
     keep_freed_memory()
-    width, layers, heads, inner = SIZES[size]
-    config = ViTConfig(
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=inner,
-        image_size=side,
-        num_labels=3,
-        attn_implementation=choose_attention(precision),
-    )
+    config = vit_config(size, image_size=side, num_labels=3, attn_implementation=choose_attention(precision))
     network = ViTForImageClassification(config).to(device).train()
     optimizer = build_optimizer(network, "adamw", None, 1e-4, 0.0)
     batch = {

@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from torch import nn
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import ViTForImageClassification
 
+from scripts.sizes import SIZES, vit_config
 from train import fs
 from train.checkpoint import CheckpointFolder, verify
 from train.compute import choose_attention
@@ -28,22 +29,12 @@ from train.optim import build_optimizer, build_scheduler
 from train.precision import Precision, choose_device, choose_precision
 from train.state import Best, TrainState
 
-SIZES = {"tiny": (192, 12, 3, 768), "small": (384, 12, 6, 1536), "base": (768, 12, 12, 3072)}
-
 
 def build(size: str) -> TrainState:
     """A state of the given size, on the best device here."""
     device = choose_device("auto")
     precision = Precision(choose_precision("auto", device)[0], device)
-    width, layers, heads, inner = SIZES[size]
-    config = ViTConfig(
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=inner,
-        num_labels=3,
-        attn_implementation=choose_attention(precision),
-    )
+    config = vit_config(size, num_labels=3, attn_implementation=choose_attention(precision))
     network = ViTForImageClassification(config).to(device)
     optimizer = build_optimizer(network, "adamw", None, 1e-4, 0.0)
     scheduler = build_scheduler(optimizer, "linear", None, 0, 1000)
