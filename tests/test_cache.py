@@ -1,7 +1,5 @@
 import json
-import multiprocessing
 import os
-import signal
 import time
 
 import pytest
@@ -11,7 +9,7 @@ from data.cache import CachePolicy, Kept, prepare_images
 from data.check import cache_folder
 from data.sources import Splits
 from data.transforms import read_preprocessing
-from tests.reliability.harness import finish, start
+from tests.reliability.harness import FORK, finish, start
 from tests.running import records, run_here, same_tensors, weights
 from tests.test_check import GOOD, png, split
 
@@ -141,9 +139,8 @@ def _build_and_report(folder, answers):
 
 
 def test_two_processes_build_one_file_and_both_read_it(tmp_path):
-    context = multiprocessing.get_context("fork")
-    answers = context.Queue()
-    both = [context.Process(target=_build_and_report, args=(tmp_path, answers)) for _ in range(2)]
+    answers = FORK.Queue()
+    both = [FORK.Process(target=_build_and_report, args=(tmp_path, answers)) for _ in range(2)]
     for process in both:
         process.start()
     (one, _), (other, _) = answers.get(timeout=60), answers.get(timeout=60)
@@ -153,16 +150,16 @@ def test_two_processes_build_one_file_and_both_read_it(tmp_path):
 
 
 def test_a_builder_that_is_killed_leaves_nothing_that_looks_finished(tmp_path):
-    context = multiprocessing.get_context("fork")
-    data = {f"{i}.png": png(i) for i in range(300)}
+    data, answers = {f"{i}.png": png(i) for i in range(300)}, FORK.Queue()
     expected = prepared("memory", tmp_path, splits(data))[1]["train"][INDICES]
     for delay in (0.0, 0.01, 0.03, 0.06):
-        process = context.Process(target=_build_and_report, args=(tmp_path, context.Queue()))
+        # Not forked from this process, with which it would share tqdm's lock, and hold it for ever if killed in there.
+        process = FORK.Process(target=_build_and_report, args=(tmp_path, answers))
         process.start()
         while not files(tmp_path, "*.tmp") and process.is_alive():
             time.sleep(0.001)
         time.sleep(delay)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.join()
         assert prepared("disk", tmp_path, splits(data))[1]["train"][INDICES].equal(expected)
         for file in files(tmp_path, "images-*"):
