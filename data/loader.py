@@ -81,6 +81,10 @@ class Plan:
         starts = (start + number * size for number in range(self.micro_batch_count(update)))
         return [[(epoch, index) for index in order[s : s + size][self.rank :: self.world]] for s in starts]
 
+    def indices(self, update: int) -> list[int]:
+        """The images of this process's part of the update (from 1)."""
+        return [index for keys in self.micro_batches(update) for _, index in keys]
+
 
 def batches_per_epoch(samples: int, batch_size: int, drop_last: bool = False) -> int:
     """Micro-batches an epoch; at least one, or there would be nothing to train on."""

@@ -51,6 +51,11 @@ class StreamPlan:
         """Images of all updates up to this one, over all processes."""
         return update * self.samples_in(update)
 
+    def indices(self, update: int) -> list[int]:
+        """The numbers, in the stream of this process, of its images of the update (from 1)."""
+        images = self.batch_size * self.accumulation
+        return list(range((update - 1) * images, update * images))
+
     def epoch(self, update: int) -> float:
         """Epochs done after so many updates; 0 where nobody knows how long one is."""
         return self.samples_until(update) / self.samples if self.samples else 0.0

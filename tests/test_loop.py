@@ -8,7 +8,9 @@ from torch import nn
 
 from data.loader import Plan
 from models.vit import load_model
-from train.loop import NonFiniteError, train_step
+from train import health
+from train.health import NonFiniteError
+from train.loop import train_step
 from train.optim import build_optimizer, build_scheduler
 from train.precision import Precision
 from train.state import Best, TrainState
@@ -104,10 +106,11 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_change(bad):
     with torch.no_grad():
         model.classifier.bias[0] = bad
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    optimizer = build_optimizer(model, "adamw", None, 1e-2, 0.0)
-    with pytest.raises(NonFiniteError) as caught:
-        train_step(model, cut(images(5), [3, 2]), 5, optimizer, Precision("fp64", CPU), Plain(), 1.0)
-    assert "the loss is" in str(caught.value) and caught.value.indices == [0, 1, 2, 3, 4]
+    optimizer, precision = build_optimizer(model, "adamw", None, 1e-2, 0.0), Precision("fp64", CPU)
+    train_step(model, cut(images(5), [3, 2]), 5, optimizer, precision, Plain(), 1.0)
+    with pytest.raises(NonFiniteError, match="the loss is") as caught:
+        precision.health.check(8)
+    assert caught.value.update == 8
     assert all(
         torch.equal(tensor, before[name]) or name == "classifier.bias" for name, tensor in model.state_dict().items()
     )
@@ -117,10 +120,42 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_change(bad):
 def test_a_gradient_that_is_no_number_stops_too():
     model = network()
     model.classifier.weight.register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(NonFiniteError, match="gradient norm"):
-        train_step(
-            model, [images(2)], 2, build_optimizer(model, "sgd", None, 1.0, 0.0), Precision("fp64", CPU), Plain(), 1.0
+    optimizer, precision = build_optimizer(model, "sgd", None, 1.0, 0.0), Precision("fp64", CPU)
+    train_step(model, [images(2)], 2, optimizer, precision, Plain(), 1.0)
+    with pytest.raises(NonFiniteError, match="gradient norm is inf"):
+        precision.health.check(1)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "adagrad"])
+def test_a_device_that_is_not_asked_refuses_the_bad_update_and_all_after_it(name, monkeypatch):
+    """As on CUDA: the host looks three updates later, and finds weights and optimizer as the bad one found them."""
+    fused = lambda optimizer: optimizer.defaults["fused"]  # noqa: E731 - torch's fused kernels on a CPU know it, too
+    monkeypatch.setattr(health, "refuses_on_device", fused)
+    model, precision, after = network(torch.float32), Precision("fp32", CPU), {}
+    optimizer = build_optimizer(model, name, None, 1e-2, 0.1)
+    for update in range(1, 7):
+        poison = model.classifier.weight.register_hook(
+            lambda gradient, by=math.nan if update == 4 else 1: gradient * by
         )
+        train_step(model, [images(3)], 3, optimizer, precision, Plain(torch.float32), 1.0)
+        poison.remove()
+        state = [value for values in optimizer.state.values() for value in values.values() if value is not None]
+        after[update] = [tensor.clone() for tensor in (*model.state_dict().values(), *state)]
+    same = [all(map(torch.equal, after[update], after[update + 1])) for update in range(1, 6)]
+    assert same == [False, False, True, True, True]
+    with pytest.raises(NonFiniteError, match="the gradient norm is nan") as caught:
+        precision.health.check(6)
+    assert caught.value.update == 4
+
+
+def test_an_update_reads_nothing_back_from_its_device(monkeypatch):
+    """Each of these calls would make the host wait for a GPU."""
+    monkeypatch.setattr(health, "refuses_on_device", lambda optimizer: True)
+    model, precision = network(torch.float32), Precision("fp32", CPU)
+    optimizer = build_optimizer(model, "adamw", None, 1e-2, 0.0)
+    for reads in ("item", "tolist", "__bool__", "__int__", "__float__", "cpu", "numpy"):
+        monkeypatch.setattr(torch.Tensor, reads, lambda *_, reads=reads: pytest.fail(f"{reads} in the step"))
+    train_step(model, cut(images(5), [3, 2]), 5, optimizer, precision, Plain(torch.float32), 1.0)
 
 
 def test_an_fp16_overflow_moves_neither_weights_nor_schedule():

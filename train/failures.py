@@ -7,32 +7,35 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from data.loader import Plan
 from data.sources import Split
+from data.streaming import Stream, StreamPlan
 from data.workers import WorkerError
 from train import ConfigError, RunError, distributed
-from train.loop import NonFiniteError
+from train.health import NonFiniteError
 from train.state import TrainState
 
 MOST_NAMED = 8
 
 
 @contextlib.contextmanager
-def explained(state: TrainState, images: Split, folder: Path) -> Iterator[None]:
+def explained(state: TrainState, plan: Plan | StreamPlan, images: Split | Stream, folder: Path) -> Iterator[None]:
     """Turn the failures of `fit` that a person can mend into ConfigError (what was given) or RunError (the machine).
 
     Args:
         state: tells how far the run has come.
-        images: the training split, to name the images of a bad update.
+        plan: tells which images a bad update had.
+        images: the training split, to name them.
         folder: of the run, whose checkpoints are whole whatever happened.
     """
     again = f"continue with: python -m train.main --output_dir {folder} --resume_from_checkpoint auto"
     try:
         yield
     except NonFiniteError as error:
-        names = [images.image_name(index) for index in error.indices]
+        names = [images.image_name(index) for index in distributed.gathered(plan.indices(error.update))]
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         raise ConfigError(
-            f"update {state.step + 1}: {error.what}; stopped before it changed the weights; its images:"
+            f"update {error.update}: {error.what}; stopped before it changed the weights; its images:"
             f" {', '.join(names[:MOST_NAMED])}{more}; try a lower --learning_rate, or --precision fp32"
         ) from error
     except WorkerError as error:

@@ -44,7 +44,8 @@ def fit(
         interrupted: asked after each update whether to stop now.
 
     Raises:
-        NonFiniteError: a loss or a gradient was nan or infinite. The weights are those of the update before.
+        NonFiniteError: a loss or a gradient was nan or infinite. The weights are those of the update before. On CUDA
+            it is raised where the host waits for the device anyway: at the next record, evaluation or save.
     """
     last = min(plan.total_updates, stop_after or plan.total_updates)
     batches, normalize = feed.training(plan, state.step), feed.normalize
@@ -57,31 +58,38 @@ def fit(
         # After the fetch, which in one process draws from the same generator: dropout depends on the update alone.
         torch.manual_seed(key(plan.seed, "update", update, plan.rank))
         learning_rate = state.learning_rate
+        at_end = update == plan.total_updates
+        logs = update % recipe.logging_steps == 0 or at_end
+        evaluates = update % recipe.eval_steps == 0 or at_end
+        saves = update % recipe.save_steps == 0
         with state.timed("compute"):
             samples = plan.samples_in(update)
             step = train_step(
                 state.replica, micro_batches, samples, state.optimizer, state.precision, normalize, recipe.max_grad_norm
             )
+            stop = update == last or interrupted()
+            # The host runs ahead of a GPU, which refuses by itself what is no number, and is asked only when needed.
+            if state.precision.waits or logs or evaluates or saves or stop:
+                state.precision.health.check(update)
         # On fp16 overflow the scaler skipped the update, and then the schedule must not move either.
         state.count_update(step.loss, step.applied)
         if step.applied and not needs_metric(state.scheduler):
             state.scheduler.step()
         tracker.advance(samples)
 
-        at_end = update == plan.total_updates
-        if update % recipe.logging_steps == 0 or at_end:
+        if logs:
             tracker.log_training(state, plan.epoch(update), step.grad_norm.item(), learning_rate)
         improved = False
-        if update % recipe.eval_steps == 0 or at_end:
+        if evaluates:
             with state.timed("evaluation"):
                 metrics = feed.validate(state.model)
             improved = state.keep_best(metrics)
             tracker.log_evaluation(state, plan.epoch(update), metrics, improved)
             if needs_metric(state.scheduler):
                 state.scheduler.step(metrics.values[state.best.metric])
-        stop = update == last or interrupted()
+            stop = stop or interrupted()  # an evaluation may take long
         # A new best is saved whenever it is found, so that the folder `best` is never behind.
-        if improved or update % recipe.save_steps == 0 or stop:
+        if improved or saves or stop:
             with state.timed("saving"):
                 checkpoints.save(state, log_bytes=tracker.log_bytes())
         if stop:
@@ -125,27 +133,6 @@ def train_step(
     total_loss = distributed.mean(total_loss)
     precision.scaler.unscale_(optimizer)
     grad_norm = distributed.whole(clip_grad_norm_(model.parameters(), max_grad_norm or math.inf))
-    stop_if_not_finite(total_loss, grad_norm, precision, micro_batches)
-    applied = precision.step(optimizer)
+    applied = precision.step(optimizer, total_loss, grad_norm)  # not if one of them is no number
     optimizer.zero_grad(set_to_none=True)
     return Step(total_loss, grad_norm, applied)
-
-
-class NonFiniteError(ArithmeticError):
-    """A loss or gradient was nan or infinite; the update was not applied."""
-
-    def __init__(self, what: str, indices: list[int]) -> None:
-        """`indices` are the training images of the update."""
-        super().__init__(what)
-        self.what, self.indices = what, indices
-
-
-def stop_if_not_finite(
-    loss: torch.Tensor, grad_norm: torch.Tensor, precision: Precision, micro_batches: list[Batch]
-) -> None:
-    """Raise before the weights change. In fp16 an infinite gradient is the scaler's business, which skips it."""
-    judged = loss if precision.scaler.is_enabled() else loss + grad_norm
-    if torch.isfinite(judged):  # the one place where the host waits for the device in a step: nothing may slip by
-        return
-    what = f"the gradient norm is {grad_norm.item()}" if torch.isfinite(loss) else f"the loss is {loss.item()}"
-    raise NonFiniteError(what, distributed.gathered(torch.cat([batch["index"] for batch in micro_batches]).tolist()))

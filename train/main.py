@@ -90,7 +90,7 @@ def run(config: Config, signals: Signals) -> None:
         if config.run.torch_profiler:
             feed = profiled(feed, folder)
         with Tracker(folder, plan.total_updates, state.step, log_bytes) as tracker:
-            with failures.explained(state, splits.train, folder), signals.deferred(), checkpoints:
+            with failures.explained(state, plan, splits.train, folder), signals.deferred(), checkpoints:
                 fit(state, plan, feed, config.train, checkpoints, tracker, config.run.stop_after, stop_asked)
             report.finish(folder, config, decided, state, plan, feed, tracker, stop=stop_asked())
         signals.raise_received()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from train import ConfigError, launch
+from train.health import Health
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -17,10 +18,13 @@ class Precision:
     name: str  # fp32, bf16, fp16 or fp64
     device: torch.device
     scaler: torch.amp.GradScaler = field(init=False)
+    health: Health = field(init=False)
+    _known_scale: float | None = field(default=None, init=False)  # as last read, so that it is read once an update
 
     def __post_init__(self) -> None:
         """Only fp16 needs scaling: its smallest gradients would become zero. Disabled, the scaler does nothing."""
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
+        self.health = Health(self.device, self.dtype)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -33,12 +37,27 @@ class Precision:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=AUTOCAST[self.name])
 
-    def step(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Update the weights. False if the scaler skipped the update because fp16 gradients overflowed."""
-        scale = self.scaler.get_scale()
-        self.scaler.step(optimizer)
+    @property
+    def waits(self) -> bool:
+        """Whether the host knows after each update how it went: on a CPU for nothing, in fp16 for the schedule."""
+        return self.device.type != "cuda" or self.scaler.is_enabled()
+
+    def step(self, optimizer: torch.optim.Optimizer, loss: torch.Tensor, grad_norm: torch.Tensor) -> bool:
+        """Update the weights, unless `loss` or `grad_norm` is no number; what is refused, `health.check` raises.
+
+        Returns:
+            False if the scaler skipped the update because fp16 gradients overflowed, which is its normal business.
+        """
+        if not self.scaler.is_enabled():
+            self.health.judge(loss, grad_norm)
+            self.health.step(optimizer)
+            return True
+        self.health.judge(loss, torch.zeros_like(loss))
+        scale = self._known_scale or self.scaler.get_scale()
+        self.scaler.step(optimizer)  # a loss that is no number has such gradients, too
         self.scaler.update()
-        return self.scaler.get_scale() >= scale  # it is lowered after an overflow, and only then
+        self._known_scale = self.scaler.get_scale()  # the one wait for the device in an update
+        return self._known_scale >= scale  # it is lowered after an overflow, and only then
 
 
 def choose_device(asked: str) -> torch.device:
