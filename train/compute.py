@@ -31,10 +31,11 @@ def choose_compute(run: RunConfig) -> tuple[Precision, str]:
     name, reason = choose_precision(run.precision, device)
     if run.fsdp:
         name, reason = _for_shards(name, reason, run)
-    if run.tf32:
-        if device.type != "cuda":
-            raise ConfigError(f"--tf32 true: is a mode of CUDA's matrix units, and this is {device}")
-        torch.set_float32_matmul_precision("high")
+    if run.tf32 and device.type != "cuda":
+        raise ConfigError(f"--tf32 true: is a mode of CUDA's matrix units, and this is {device}")
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if run.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = run.tf32  # torch's own default is yes, for convolutions alone
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else set_threads()
     say(f"computing on {device} ({where}) in {name}: {reason}")
     return Precision(name, device), reason
@@ -107,14 +108,15 @@ def choose_compile(asked: str, precision: Precision, images: int) -> tuple[bool,
     return enough, f"{images} images are {'enough' if enough else 'too few'} to pay for a minute of compiling"
 
 
-def compile_network(network: nn.Module, batch_size: int, device: torch.device) -> None:
+def compile_network(network: nn.Module, batch_size: int, device: torch.device, accumulation: int = 1) -> None:
     """Compile `network` in place for training batches of one size; its weights and their names stay as they are.
 
     A short last batch, and evaluation, run uncompiled: each new shape would be another minute of compiling. On CUDA
-    the kernels of an update are recorded as one graph, which at small batches costs less than launching them.
+    the kernels of an update are recorded as one graph, which at small batches costs less than launching them; not with
+    an accumulation window, because the next replay overwrites the memory of the gradients that are to be added to.
     """
     eager: Any = network.forward
-    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    mode = "reduce-overhead" if device.type == "cuda" and accumulation == 1 else "default"
     compiled = torch.compile(eager, dynamic=False, mode=mode)
 
     def forward(pixel_values: torch.Tensor, **options: Any) -> Any:

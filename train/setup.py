@@ -117,7 +117,7 @@ def tune(
     compiling, why = choose_compile(run.torch_compile, precision, images)
     run.torch_compile = "on" if compiling else "off"  # recorded, so that a resume computes the same bits
     if compiling:
-        compile_network(network, plan.batch_size, precision.device)
+        compile_network(network, plan.batch_size, precision.device, plan.accumulation)
     fused = "fused " if optimizer.defaults.get("fused") else ""
     engine = "FSDP2" if run.fsdp else "DDP"
     notes = [f"{engine} over {plan.world} processes"] if plan.world > 1 else []
