@@ -183,6 +183,7 @@ def updates(size: str, side: int, batch_size: int) -> None:
     for _ in range(5):
         started = time.perf_counter()
         train_step(network, [batch], batch_size, optimizer, precision, torch.nn.Identity(), 1.0)
+        precision.health.check(1)  # waits for the device
         took.append(time.perf_counter() - started)
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     print(f"{statistics.median(took[1:]) / batch_size * 1e3:.1f} | {int(lines['RssAnon'].split()[0]) / 1024:.0f}")
