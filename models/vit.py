@@ -1,5 +1,9 @@
-"""`ViTForImageClassification`: from a checkpoint, with a new head where the classes differ, or from scratch."""
+"""`ViTForImageClassification`: from a checkpoint, with a new head where the classes differ, or from scratch.
 
+SWAP HERE: `Classifier` is what the loop trains. Anything that maps uint8 images to logits can take its place.
+"""
+
+import inspect
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,12 +11,15 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 from transformers.image_processing_base import ImageProcessingMixin
 
 from models import ModelError
+from models.preprocessing import Normalize, Preprocessing, read_preprocessing
 
+WEIGHTS_FILE = "model.safetensors"
 PROCESSOR_FILE = "preprocessor_config.json"
 HEAD = {"classifier.weight", "classifier.bias"}
 
@@ -37,14 +44,62 @@ BUILT_IN: dict[str, dict[str, int]] = {
 }
 
 
+class Classifier(nn.Module):
+    """uint8 images [n, 3, height, width] -> logits [n, classes]: the checkpoint's normalisation and its ViT.
+
+    Training, evaluation and prediction all call this one module, so that none can normalise differently.
+    """
+
+    def __init__(self, vit: ViTForImageClassification, processor: dict[str, Any]) -> None:
+        """`processor` is the content of the checkpoint's preprocessor_config.json; ModelError if it is not usable."""
+        super().__init__()
+        self.processor = processor
+        self.normalize = Normalize(read_preprocessing(processor)).to(vit.device)
+        self.vit = vit
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The size and the normalisation that the checkpoint was trained with."""
+        return read_preprocessing(self.processor)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks, first to last."""
+        lists = (module for module in self.vit.modules() if isinstance(module, nn.ModuleList))
+        return next(layers for layers in lists if len(layers) == self.vit.config.num_hidden_layers)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Classify a batch."""
+        return self.vit(self.normalize(pixel_values).to(self.vit.dtype)).logits
+
+    def save_pretrained(self, folder: Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Write `model.safetensors`, `config.json` and `preprocessor_config.json`, which `from_pretrained` loads.
+
+        Args:
+            folder: exists already.
+            state_dict: of this module, taken earlier; by default the present one.
+        """
+        weights = self.state_dict() if state_dict is None else state_dict
+        self.vit.save_pretrained(folder, state_dict={name.removeprefix("vit."): w for name, w in weights.items()})
+        document = json.dumps(self.processor, indent=2, sort_keys=True) + "\n"
+        (folder / PROCESSOR_FILE).write_text(document, encoding="utf-8")
+
+    def read_weights(self, folder: Path) -> dict[str, torch.Tensor]:
+        """The state_dict that `save_pretrained` wrote; ModelError if a weight is missing or left over."""
+        names = list(self.vit.config.id2label.values())
+        saved = load_model(str(folder), names, dtype=self.vit.dtype)
+        if saved.new_head:
+            raise ModelError(f"{folder}: was saved for other classes than {', '.join(names)}")
+        return saved.model.state_dict()
+
+
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network, and what its checkpoint says of the pixels it wants."""
+    """A model and what was decided while loading it."""
 
-    network: ViTForImageClassification
-    processor: dict[str, Any]  # the content of preprocessor_config.json
+    model: Classifier
     new_head: bool = False
-    notes: list[str] = field(default_factory=list)  # what was decided on the way, for people to read
+    notes: list[str] = field(default_factory=list)  # for people to read
 
 
 def load_model(
@@ -84,7 +139,7 @@ def load_model(
         if old.get("model_type") != "vit":
             raise ModelError(f"--model {model}: is a {old.get('model_type', 'nameless')} model; a vit is needed")
         processor = _read_processor(model, where)
-        network, report = ViTForImageClassification.from_pretrained(
+        vit, report = ViTForImageClassification.from_pretrained(
             model,
             id2label=id2label,
             label2id=label2id,
@@ -101,31 +156,40 @@ def load_model(
         raise ModelError(_explain(model, offline, error)) from error
     same_classes = _labels(old) == label_names
     notes = _check_keys(model, report, head_may_differ=not same_classes)
-    notes += _renew_head(network, report, same_classes)
-    _check_size(model, network.config, processor)
-    return LoadedModel(network, processor, not same_classes, notes)
+    notes += _renew_head(vit, report, same_classes)
+    _check_size(model, vit.config, processor)
+    return LoadedModel(Classifier(vit, processor), not same_classes, notes)
 
 
-def save_model(
-    network: ViTForImageClassification,
-    processor: dict[str, Any],
-    folder: Path,
-    weights: dict[str, torch.Tensor] | None = None,
-) -> None:
-    """Write `model.safetensors`, `config.json` and `preprocessor_config.json`, loadable by `from_pretrained`.
+def save_model(model: nn.Module, folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Write a model into `folder`: by its own `save_pretrained` if it takes weights, else as safetensors.
 
-    `weights` are the network's by default, or a copy taken earlier of its `state_dict()`.
+    Args:
+        model: a `Classifier`, a model of transformers, or any other module.
+        folder: exists already.
+        weights: its `state_dict()`, perhaps taken earlier.
     """
-    network.save_pretrained(folder, state_dict=weights)
-    (folder / PROCESSOR_FILE).write_text(json.dumps(processor, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if _saves_weights(model):
+        model.save_pretrained(folder, state_dict=weights)
+    else:
+        save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / WEIGHTS_FILE)
 
 
-def read_weights(network: ViTForImageClassification, folder: Path) -> dict[str, torch.Tensor]:
-    """What `save_model` wrote in `folder`, by the network's own names; ModelError if any is missing or left over."""
-    saved = load_model(str(folder), list(network.config.id2label.values()), dtype=network.dtype)
-    if saved.new_head:
-        raise ModelError(f"{folder}: was saved for other classes than {', '.join(network.config.id2label.values())}")
-    return saved.network.state_dict()
+def read_weights(model: nn.Module, folder: Path) -> dict[str, torch.Tensor]:
+    """The weights that `save_model` wrote, by the model's own names."""
+    if hasattr(model, "read_weights"):
+        return model.read_weights(folder)
+    if _saves_weights(model):  # transformers renames weights as it saves and as it loads
+        dtype = next(model.parameters()).dtype
+        saved, report = type(model).from_pretrained(folder, dtype=dtype, output_loading_info=True)
+        _check_keys(str(folder), report, head_may_differ=False)
+        return saved.state_dict()
+    return load_file(folder / WEIGHTS_FILE)
+
+
+def _saves_weights(model: nn.Module) -> bool:
+    save = getattr(model, "save_pretrained", None)
+    return save is not None and "state_dict" in inspect.signature(save).parameters
 
 
 def _from_scratch(model: str, id2label: dict[int, str], label2id: dict[str, int], attention: str) -> LoadedModel:
@@ -143,7 +207,7 @@ def _from_scratch(model: str, id2label: dict[int, str], label2id: dict[str, int]
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
     }
-    return LoadedModel(ViTForImageClassification(config), processor, True, ["from scratch"])
+    return LoadedModel(Classifier(ViTForImageClassification(config), processor), True, ["from scratch"])
 
 
 def _refuse_unusable_path(model: str) -> None:
@@ -189,13 +253,13 @@ def _first(keys: list[str], most: int = 3) -> str:
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
-def _renew_head(network: ViTForImageClassification, report: dict[str, Any], same_classes: bool) -> list[str]:
+def _renew_head(vit: ViTForImageClassification, report: dict[str, Any], same_classes: bool) -> list[str]:
     if same_classes:
         return []
-    head = network.classifier
+    head = vit.classifier
     drawn = set(report["missing_keys"]) | {key for key, *_ in report["mismatched_keys"]}
     if not drawn & HEAD:  # as many classes, but other ones: the library has kept the old head
-        nn.init.normal_(head.weight, std=network.config.initializer_range)
+        nn.init.normal_(head.weight, std=vit.config.initializer_range)
         nn.init.zeros_(head.bias)
     return [f"new head for {head.out_features} classes"]
 

@@ -213,12 +213,15 @@ def run_limit(asked: argparse.Namespace) -> None:
     import torch
 
     from data.sources import load_splits
-    from data.transforms import Normalize, read_preprocessing
+    from models.preprocessing import Normalize, read_preprocessing
     from models.vit import load_model
-    from train.compute import choose_attention, choose_compute, compile_network, keep_freed_memory
-    from train.config import RunConfig
+    from train.build import choose_compute
+    from train.config.schema import RunConfig
     from train.loop import train_step
     from train.optim import build_optimizer
+    from train.system.compile import compile_network
+    from train.system.device import choose_attention
+    from train.system.memory import keep_freed_memory
 
     flags = asked.flags.split()
     named = dict(zip(flags[::2], flags[1::2], strict=True))

@@ -28,10 +28,11 @@ from PIL import Image
 from transformers import ViTForImageClassification
 
 from scripts.sizes import SIZES, vit_config
-from train.compute import choose_attention, keep_freed_memory
 from train.loop import train_step
 from train.optim import build_optimizer
-from train.precision import Precision, choose_device, choose_precision
+from train.precision import Precision, choose_precision
+from train.system.device import choose_attention, choose_device
+from train.system.memory import keep_freed_memory
 
 KINDS = ("memory", "disk", "none")
 SHARD = 5000  # images a parquet file

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from data import files
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
@@ -21,13 +23,14 @@ from torch import nn
 from transformers import ViTForImageClassification
 
 from scripts.sizes import SIZES, vit_config
-from train import fs
-from train.checkpoint import CheckpointFolder, verify
-from train.compute import choose_attention
+from train.checkpoint.folder import CheckpointFolder
+from train.checkpoint.manifest import verify
 from train.loop import train_step
-from train.optim import build_optimizer, build_scheduler
-from train.precision import Precision, choose_device, choose_precision
+from train.optim import build_optimizer
+from train.optimizers.schedules import build_scheduler
+from train.precision import Precision, choose_precision
 from train.state import Best, TrainState
+from train.system.device import choose_attention, choose_device
 
 
 def build(size: str) -> TrainState:
@@ -79,7 +82,7 @@ def measure(size: str, saves: int) -> None:
         megabytes = sum(path.stat().st_size for path in saved[-1].iterdir()) / 1e6
         one_verify = seconds(lambda: verify(saved[-1]), saves)
         weights = saved[-1] / "optimizer.safetensors"
-        one_hash = seconds(lambda: fs.sha256(weights), saves) * megabytes / (weights.stat().st_size / 1e6)
+        one_hash = seconds(lambda: files.sha256(weights), saves) * megabytes / (weights.stat().st_size / 1e6)
     share, wait = one_save / (100 * one_update + one_save), statistics.median(waits)
     print(
         f"{size}: {megabytes:.0f} MB; one save {one_save:.2f} s, of which reading back {one_verify:.2f} s and hashing"

@@ -1,4 +1,4 @@
-"""One pass over the validation images -> Metrics, from sums and counts, never from means of batch means."""
+"""One pass over the validation images -> Metrics, from sums and counts, never a mean of batch means."""
 
 import time
 from collections.abc import Iterable
@@ -16,14 +16,15 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from data.loader import Batch
-from train import ConfigError, distributed
+from data.plan import IGNORED, Batch
+from train.distributed.collectives import all_reduce_sum
+from train.errors import ConfigError
 from train.precision import Precision
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """What one evaluation found. Rates are 0..1, the loss is nats an image."""
+    """What one evaluation found. Rates are 0..1, the loss is cross-entropy in nats per image."""
 
     values: dict[str, float]  # loss, accuracy, f1_macro, ..., f1/CLASS
     confusion: list[list[int]]  # [true class][predicted class], images
@@ -40,39 +41,37 @@ class Metrics:
 def evaluate(
     model: nn.Module,
     batches: Iterable[Batch],
-    normalize: nn.Module,
     precision: Precision,
     label_names: list[str],
 ) -> Metrics:
     """Evaluate `model` on every image of `batches` once, under the same autocast as training.
 
-    The result does not depend on how the images are batched, but for the last bits of the loss.
+    How the images are batched changes at most the last bits of the loss. The label -100 marks an image to ignore.
 
     Args:
-        model: maps pixels [n, 3, h, w] to an output with logits [n, classes]; left in the mode it came in.
-        batches: with uint8 `pixel_values` and `labels`, on the model's device.
-        normalize: uint8 pixels to what the model takes.
+        model: uint8 images [n, 3, h, w] -> logits [n, classes]; returned to the mode (train or eval) it was in.
+        batches: on the model's device.
         precision: autocast.
         label_names: of the classes, by index.
     """
     started, was_training = time.perf_counter(), model.training
     counts = _count_metrics(len(label_names)).to(precision.device)
     loss_sum = torch.zeros((), dtype=_widest(precision.device), device=precision.device)
-    # Each begins with a tensor of nothing: of a small split, a process may have no image.
+    # An empty tensor first, because of a small split a process may get no batch.
     predictions = [torch.empty(0, dtype=torch.int64, device=precision.device)]
     labels = [torch.empty(0, dtype=torch.int64, device=precision.device)]
     model.eval()
     for batch in batches:
         with precision.autocast():
-            logits = model(normalize(batch["pixel_values"])).logits[: len(batch["labels"])]
+            logits = model(batch["pixel_values"])
         losses = F.cross_entropy(_at_least_float32(logits), batch["labels"], reduction="none")
         loss_sum += losses.to(loss_sum.dtype).sum()
         predictions.append(logits.argmax(-1))
         labels.append(batch["labels"])
     model.train(was_training)
-    counts.update(torch.cat(predictions), torch.cat(labels))  # once: on CUDA, each counting waits for the device
+    counts.update(torch.cat(predictions), torch.cat(labels))  # once, because on CUDA each call waits for the device
     found = counts.compute()  # torchmetrics adds up the counts of all processes
-    loss_sum, samples = distributed.total(loss_sum), int(found["confusion"].sum())
+    loss_sum, samples = all_reduce_sum(loss_sum), int(found["confusion"].sum())
     values = {"loss": loss_sum.item() / samples}
     values |= {name: found[name].item() for name in SUMMARIES}
     for name in PER_CLASS:
@@ -97,13 +96,13 @@ def choose_metric(asked: str, greater_is_better: bool | None, label_names: list[
     """
     name, names = asked.removeprefix("eval_"), metric_names(label_names)
     if name not in names:
-        raise ConfigError(f"--metric_for_best_model {asked}: there is no such metric; there are {', '.join(names)}")
+        raise ConfigError(f"--metric_for_best_model {asked}: no such metric; choose from {', '.join(names)}")
     return name, greater_is_better if greater_is_better is not None else name != "loss"
 
 
 def _count_metrics(classes: int) -> MetricCollection:
     """All from the same integer counts of hits and misses by class (compute groups count once)."""
-    options = {"num_classes": classes, "validate_args": False}
+    options = {"num_classes": classes, "ignore_index": IGNORED, "validate_args": False}
     return MetricCollection(
         {
             "accuracy": MulticlassAccuracy(average="micro", **options),

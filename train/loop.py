@@ -1,138 +1,120 @@
-"""The loop. One iteration of `fit` is one optimizer update; everything around it has a room of its own."""
+"""The training loop. One turn of `fit` is one optimizer update.
+
+train/main.py calls `fit`. Model, optimizer, schedule and loss arrive in `state`: train/build.py puts them there as the
+flags say, and train/optim.py, train/loss.py and models/vit.py are the files to edit for your own.
+"""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
-from data.loader import Batch, Plan
-from data.seeds import key
-from train import distributed
-from train.checkpoint import CheckpointFolder
-from train.config import TrainConfig
-from train.feed import Feed
-from train.optim import needs_metric
-from train.precision import Precision
+from data.pipeline import DataPipeline
+from data.plan import Batch
+from data.seeds import derive_seed
+from train.config.schema import RecipeConfig
+from train.distributed.collectives import all_reduce_mean
+from train.distributed.parallel import full_tensor, sync_gradients
+from train.evaluate import evaluate
+from train.output.run_output import RunOutput
 from train.state import TrainState
-from train.tracking import Tracker
 
 
 def fit(
     state: TrainState,
-    plan: Plan,
-    feed: Feed,
-    recipe: TrainConfig,
-    checkpoints: CheckpointFolder,
-    tracker: Tracker,
-    stop_after: int | None = None,
-    interrupted: Callable[[], bool] = lambda: False,
+    data: DataPipeline,
+    recipe: RecipeConfig,
+    output: RunOutput,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train from `state.step` to the end of the plan; `state` changes in place. Stops early only with a checkpoint.
+    """Train from `state.step` to the end of the plan, changing `state` in place; an early stop saves a checkpoint.
 
     Args:
-        state: model, optimizer, schedule and counters.
-        plan: which images make up which update.
-        feed: where the plan's micro-batches come from, on the model's device, and how to evaluate.
-        recipe: when to log, evaluate and save, and how to clip.
-        checkpoints: where the state is saved.
-        tracker: where progress is shown and recorded.
-        stop_after: stop after so many updates; schedule and order stay those of the whole run.
-        interrupted: asked after each update whether to stop now.
+        state: model, optimizer, schedule, loss and counters.
+        data: the plan of the run, and the batches that follow it.
+        recipe: how often to log, evaluate and save, and where to clip.
+        output: the log, and the run's checkpoints.
+        should_stop: asked after every update and evaluation; in several processes, all must get the same answer.
 
     Raises:
-        NonFiniteError: a loss or a gradient was nan or infinite. The weights are those of the update before. On CUDA
-            it is raised where the host waits for the device anyway: at the next record, evaluation or save.
+        NonFiniteError: a loss or gradient was NaN or infinite. The weights are those from before that update.
     """
-    last = min(plan.total_updates, stop_after or plan.total_updates)
-    batches, normalize = feed.training(plan, state.step), feed.normalize
+    plan, precision = data.plan, state.precision
+    batches = data.train_batches(after=state.step)
     state.model.train()
-    while state.step < last:
+    while state.step < plan.stop_at:
         update = state.step + 1
+        final = update == plan.total_updates
         with state.timed("data"):
-            # The whole accumulation window first: the loss is divided by its number of samples.
             micro_batches = [next(batches) for _ in range(plan.micro_batch_count(update))]
-        # After the fetch, which in one process draws from the same generator: dropout depends on the update alone.
-        torch.manual_seed(key(plan.seed, "update", update, plan.rank))
-        learning_rate = state.learning_rate
-        at_end = update == plan.total_updates
-        logs = update % recipe.logging_steps == 0 or at_end
-        evaluates = update % recipe.eval_steps == 0 or at_end
-        saves = update % recipe.save_steps == 0
-        with state.timed("compute"):
-            samples = plan.samples_in(update)
-            step = train_step(
-                state.replica, micro_batches, samples, state.optimizer, state.precision, normalize, recipe.max_grad_norm
-            )
-            stop = update == last or interrupted()
-            # The host runs ahead of a GPU, which refuses by itself what is no number, and is asked only when needed.
-            if state.precision.waits or logs or evaluates or saves or stop:
-                state.precision.health.check(update)
-        # On fp16 overflow the scaler skipped the update, and then the schedule must not move either.
-        state.count_update(step.loss, step.applied)
-        if step.applied and not needs_metric(state.scheduler):
-            state.scheduler.step()
-        tracker.advance(samples)
+        # Seeded after fetching, which may draw from the same generator, so that dropout depends on the update alone.
+        torch.manual_seed(derive_seed(plan.seed, "update", update, plan.rank))
 
-        if logs:
-            tracker.log_training(state, plan.epoch(update), step.grad_norm.item(), learning_rate)
+        with state.timed("compute"):
+            learning_rate = state.learning_rate
+            samples_per_process = plan.samples_in(update) / plan.world  # because DDP averages gradients over processes
+            loss, grad_norm, applied = train_step(state, micro_batches, samples_per_process, recipe.max_grad_norm)
+            stop = update == plan.stop_at or should_stop()
+            logging = final or update % recipe.logging_steps == 0
+            evaluating = final or update % recipe.eval_steps == 0
+            saving = update % recipe.save_steps == 0
+            # Reading the result makes the CPU wait for the GPU, so on CUDA it is read only where something needs it.
+            if logging or evaluating or saving or stop or precision.checks_every_update:
+                precision.raise_if_not_finite(update)
+
+        state.count_update(loss, applied)
+        if applied:  # not after an fp16 overflow: the scaler skipped the weights, so the schedule must not move either
+            state.schedule.step()
+        output.advance(plan.samples_in(update))
+        if logging:
+            mean_loss = state.take_logged_loss()
+            output.log_training(state, plan.epoch(update), mean_loss, grad_norm.item(), learning_rate)
+
         improved = False
-        if evaluates:
-            with state.timed("evaluation"):
-                metrics = feed.validate(state.model)
-            improved = state.keep_best(metrics)
-            tracker.log_evaluation(state, plan.epoch(update), metrics, improved)
-            if needs_metric(state.scheduler):
-                state.scheduler.step(metrics.values[state.best.metric])
-            stop = stop or interrupted()  # an evaluation may take long
-        # A new best is saved whenever it is found, so that the folder `best` is never behind.
-        if improved or saves or stop:
+        if evaluating:
+            with state.timed("evaluation"):  # evaluate() puts the model back into training mode
+                metrics = evaluate(state.raw_model, data.validation_batches(), precision, data.label_names)
+            improved = state.update_best(metrics)
+            state.schedule.step_on_metric(metrics.values[state.best.metric])  # only plateau schedules listen
+            output.log_evaluation(state, plan.epoch(update), metrics, improved)
+            stop = stop or should_stop()  # evaluation may have taken minutes
+        if improved or saving or stop:  # a new best at once, so that `best` never lags behind the log
             with state.timed("saving"):
-                checkpoints.save(state, log_bytes=tracker.log_bytes())
+                output.save_checkpoint(state)
         if stop:
             return
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """What one update did."""
 
-    loss: torch.Tensor  # mean over the samples of the update
+    loss: torch.Tensor  # mean over the images of the update
     grad_norm: torch.Tensor  # global, before clipping
-    applied: bool  # False if the scaler skipped it
+    applied: (
+        bool  # False only if the fp16 scaler skipped it after an overflow, which is normal; NaN ends the run instead
+    )
 
 
-def train_step(
-    model: nn.Module,
-    micro_batches: list[Batch],
-    samples: int,
-    optimizer: torch.optim.Optimizer,
-    precision: Precision,
-    normalize: nn.Module,
-    max_grad_norm: float,
-) -> Step:
+def train_step(state: TrainState, micro_batches: list[Batch], samples_per_process: float, max_grad_norm: float) -> Step:
     """One optimizer update from one accumulation window.
 
-    The loss of each micro-batch is a sum divided by the samples of the whole window, so that the gradient is that of
-    the mean over the window, however it is cut, over processes too, and however short its last piece is.
+    `state.loss_sum_fn` returns a *sum* over images; dividing by the samples of the whole window makes the gradient that
+    of the mean, however the window is cut and however short its last piece is.
     """
-    # Processes average their gradients. Each divides by the samples of one, so that the average is over all samples.
-    samples_here = samples / distributed.world_size()
+    model, optimizer, precision = state.model, state.optimizer, state.precision
     total_loss = torch.zeros((), dtype=precision.dtype, device=precision.device)
     for batch in micro_batches:
-        with distributed.gradients_averaged(model, when=batch is micro_batches[-1]):
+        with sync_gradients(model, enabled=batch is micro_batches[-1]):
             with precision.autocast():
-                # As many as there are labels: of a short last batch, a process may have but a stand-in.
-                logits = model(normalize(batch["pixel_values"])).logits[: len(batch["labels"])]
-                loss = F.cross_entropy(logits, batch["labels"], reduction="sum") / samples_here
+                logits = model(batch["pixel_values"])
+                loss = state.loss_sum_fn(logits, batch["labels"]) / samples_per_process
             precision.scaler.scale(loss).backward()
         total_loss += loss.detach()
-    total_loss = distributed.mean(total_loss)
+    total_loss = all_reduce_mean(total_loss)
     precision.scaler.unscale_(optimizer)
-    grad_norm = distributed.whole(clip_grad_norm_(model.parameters(), max_grad_norm or math.inf))
-    applied = precision.step(optimizer, total_loss, grad_norm)  # not if one of them is no number
+    grad_norm = full_tensor(clip_grad_norm_(model.parameters(), max_grad_norm or math.inf))  # inf: measure, do not clip
+    applied = precision.step(optimizer, total_loss, grad_norm)  # refuses an update with a NaN or an infinity in it
     optimizer.zero_grad(set_to_none=True)
     return Step(total_loss, grad_norm, applied)

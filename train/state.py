@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from train.evaluate import Metrics
+from train.loss import LossSum, cross_entropy_sum
+from train.optimizers.schedules import Schedule
 from train.precision import Precision
 
 PARTS = ("data", "compute", "evaluation", "saving")  # where the time of a run goes
@@ -26,7 +27,7 @@ class Best:
     step: int | None = None
 
     def improved_by(self, value: float) -> bool:
-        """Strictly better: a tie keeps the earlier, like the Trainer; nan is never better."""
+        """Whether `value` is strictly better. A tie keeps the earlier one, as in the Trainer; NaN is never better."""
         if math.isnan(value):
             return False
         if self.value is None:
@@ -36,40 +37,41 @@ class Best:
 
 @dataclass
 class TrainState:
-    """Model, optimizer, schedule, scaler and counters. Nothing random: that is a function of the step."""
+    """Model, optimizer, schedule, scaler and counters. No generator state: seeds are a function of the step."""
 
-    model: nn.Module
+    raw_model: nn.Module  # what is saved and evaluated
     optimizer: torch.optim.Optimizer
-    scheduler: LRScheduler
+    schedule: Schedule
     precision: Precision
     best: Best
-    replica: nn.Module | None = None  # the model as the loop calls it: itself, or DDP around it
-    step: int = 0  # updates done, those that the scaler skipped included
+    loss_sum_fn: LossSum = cross_entropy_sum
+    model: nn.Module | None = None  # the model as the loop calls it: raw_model itself, or DDP around it
+    step: int = 0  # updates done, including those that the scaler skipped
     skipped: int = 0  # updates that the scaler skipped after an fp16 overflow
     losses_since_log: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
-    loss_since_log: torch.Tensor = field(init=False)  # a sum on the device: reading it would wait for the device
+    loss_since_log: torch.Tensor = field(init=False)  # sums on the device: reading them would wait for it
     loss_total: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        """Start both sums at zero, in the precision of the losses."""
-        self.replica = self.replica or self.model
+        """Start both sums at zero, in the dtype of the losses."""
+        self.model = self.model or self.raw_model
         zero = torch.zeros((), dtype=self.precision.dtype, device=self.precision.device)
         self.loss_since_log, self.loss_total = zero, zero.clone()
 
     @property
     def learning_rate(self) -> float:
-        """Of the next update, in the first parameter group."""
+        """The learning rate of the next update, in the first parameter group."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     @property
     def train_seconds(self) -> float:
-        """Without evaluations and saves."""
+        """Seconds spent training, without evaluations and saves."""
         return self.seconds["data"] + self.seconds["compute"]
 
     @contextlib.contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Count the seconds of a block as `part`, one of PARTS."""
+        """Add the seconds that the block takes to `part`, one of PARTS."""
         started = time.perf_counter()
         try:
             yield
@@ -77,7 +79,7 @@ class TrainState:
             self.seconds[part] += time.perf_counter() - started
 
     def count_update(self, loss: torch.Tensor, applied: bool) -> None:
-        """Record one update's mean loss, and whether it changed the weights."""
+        """Record one update: its mean loss, and whether it changed the weights."""
         self.step += 1
         self.skipped += not applied
         self.losses_since_log += 1
@@ -85,12 +87,12 @@ class TrainState:
         self.loss_total = self.loss_total + loss
 
     def take_logged_loss(self) -> float:
-        """Mean of the losses since the last call, as the Trainer logs it."""
+        """Mean loss of the updates since the last call, which is what the Trainer logs."""
         mean = self.loss_since_log.item() / self.losses_since_log
         self.loss_since_log, self.losses_since_log = torch.zeros_like(self.loss_since_log), 0
         return mean
 
-    def keep_best(self, metrics: Metrics) -> bool:
+    def update_best(self, metrics: Metrics) -> bool:
         """Remember this evaluation if it is the best so far; returns whether it is."""
         value = metrics.values[self.best.metric]
         if not self.best.improved_by(value):

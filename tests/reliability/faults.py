@@ -9,7 +9,8 @@ from pathlib import Path
 
 from tests.reliability.harness import RUN, Report, finish, outcome, start
 from tests.reliability.kills import unbroken
-from train.checkpoint import CheckpointError, list_checkpoints, verify
+from train.checkpoint.folder import list_checkpoints
+from train.checkpoint.manifest import CheckpointError, verify
 
 CODES = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES)
 

@@ -4,8 +4,9 @@ import itertools
 from pathlib import Path
 
 from tests.reliability.harness import Report, draw
-from tests.reliability.small import PROCESSOR, small_state, train
-from train.checkpoint import CheckpointError, CheckpointFolder, verify
+from tests.reliability.small import small_state, train
+from train.checkpoint.folder import CheckpointFolder
+from train.checkpoint.manifest import CheckpointError, verify
 
 
 def is_noticed(checkpoint: Path) -> bool:
@@ -20,7 +21,7 @@ def is_noticed(checkpoint: Path) -> bool:
 def flip_bits(folder: Path, most: int | None, seed: int) -> Report:
     """All bits of all files, or `most` drawn ones; then 1,000 truncations and every swap of two files."""
     report, rng = Report("R5 flipped bits, truncations, swaps", facts={"seed": seed}), draw(seed)
-    state, checkpoints = small_state(), CheckpointFolder(folder, "run1", {"seed": 42}, PROCESSOR, keep=None)
+    state, checkpoints = small_state(), CheckpointFolder(folder, "run1", {"seed": 42}, keep=None)
     train(state)
     other = checkpoints.save(state, 0)
     train(state)

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from tests.reliability.harness import Report, draw
-from train.config import FLAGS
+from train.config.schema import FLAGS
 from train.main import main
 
 VALUES = [

@@ -18,10 +18,11 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from data.leaves import LABEL_NAMES
-from models.vit import load_model, save_model
+from data.reading.leaves import LABEL_NAMES
+from models.vit import Classifier, load_model
 from tests.running import TIMES, records
-from train.checkpoint import OPTIMIZER, STATE, list_checkpoints
+from train.checkpoint.folder import list_checkpoints
+from train.checkpoint.manifest import OPTIMIZER, STATE
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["tests.reliability.preload"])
@@ -33,8 +34,8 @@ def dropout_model() -> str:
         folder = Path(tempfile.mkdtemp(prefix="plainloop-model-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         loaded = load_model("builtin:tiny", list(LABEL_NAMES))
-        loaded.network.config.hidden_dropout_prob = loaded.network.config.attention_probs_dropout_prob = 0.1
-        save_model(loaded.network, loaded.processor, folder)
+        loaded.model.vit.config.hidden_dropout_prob = loaded.model.vit.config.attention_probs_dropout_prob = 0.1
+        Classifier(loaded.model.vit, loaded.model.processor).save_pretrained(folder)
         os.environ["PLAINLOOP_TEST_MODEL"] = str(folder)
     return os.environ["PLAINLOOP_TEST_MODEL"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.reliability.harness import Report
 from tests.running import run_here
-from train.checkpoint import MANIFEST, STATE, _sealed
+from train.checkpoint.manifest import MANIFEST, STATE, _sealed
 
 _alarms: list[str] = []
 _armed = [False]

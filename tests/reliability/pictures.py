@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from data import DataError
-from data.images import UPRIGHT, decode
+from data.reading.decode import UPRIGHT, decode
 from tests.reliability.harness import Report, draw
 
 Made = tuple[bytes, np.ndarray | None, float]  # file, expected RGB [h, w, 3] (None: refused), tolerance in grey levels

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.reliability.harness import Report, draw
-from tests.reliability.small import PROCESSOR, small_state, train
-from train.checkpoint import CheckpointError, CheckpointFolder, newest_sound, verify
+from tests.reliability.small import small_state, train
+from train.checkpoint.folder import CheckpointFolder, newest_sound
+from train.checkpoint.manifest import CheckpointError, verify
 
 Event = tuple  # ("write", path, bytes) | ("mkdir", path) | ("flush", path) | ("rename", old, new) | ...
 
@@ -210,7 +211,7 @@ SAVES = ((1, 0.5), (2, 0.4), (3, 0.6), (4, 0.3), (5, 0.9))  # (update, validatio
 
 def record_saves(folder: Path) -> tuple[list[Event], list[tuple[int, int, int]]]:
     """The events of five saves that keep two; and (number of events, newest, best) when each had returned."""
-    state, checkpoints = small_state(), CheckpointFolder(folder, "run1", {}, PROCESSOR, keep=2)
+    state, checkpoints = small_state(), CheckpointFolder(folder, "run1", {}, keep=2)
     returned = []
     with recording(folder) as recorder:
         for update, loss in SAVES:

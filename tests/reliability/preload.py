@@ -2,11 +2,9 @@
 
 import torch
 
-import train.cli
-import train.failures
-import train.main
-import train.report
-import train.resume
-import train.setup  # noqa: F401
+import train.build
+import train.config.cli
+import train.output.failures
+import train.output.results  # noqa: F401
 
 torch.set_num_threads(1)

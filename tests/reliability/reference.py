@@ -7,13 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from data.loader import Plan
+from data.plan import Plan
+from tests.making import make_optimizer, make_schedule
 from tests.reliability.harness import Report, draw
-from train.config import TrainConfig
+from train.build import make_plan
+from train.config.schema import RecipeConfig, RunConfig
 from train.loop import train_step
-from train.optim import build_optimizer, build_scheduler
 from train.precision import Precision
-from train.setup import make_plan
+from train.state import Best, TrainState
 
 
 class Toy(nn.Module):
@@ -27,12 +28,12 @@ class Toy(nn.Module):
             self.classifier.weight.copy_(torch.randn(3, 3, generator=generator))
             self.classifier.bias.zero_()
 
-    def forward(self, pixels: torch.Tensor) -> object:
-        """[n, 3, 1, 1] -> an output with logits [n, 3]."""
-        return type("Output", (), {"logits": self.classifier(pixels.flatten(1))})
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """[n, 3, 1, 1] -> logits [n, 3]."""
+        return self.classifier(pixels.flatten(1))
 
 
-def _reference(pixels: torch.Tensor, labels: torch.Tensor, plan: Plan, train: TrainConfig, total: int) -> list[float]:
+def _reference(pixels: torch.Tensor, labels: torch.Tensor, plan: Plan, train: RecipeConfig, total: int) -> list[float]:
     """The losses of a loop that knows no micro-batches: a whole window is one batch; linear to 0; plain AdamW."""
     model = Toy()
     optimizer = torch.optim.AdamW(model.parameters(), lr=train.learning_rate, weight_decay=0.0)
@@ -48,7 +49,7 @@ def _reference(pixels: torch.Tensor, labels: torch.Tensor, plan: Plan, train: Tr
             warmup = int(train.warmup_steps)
             factor = update / max(1, warmup) if update < warmup else (total - update) / max(1, total - warmup)
             optimizer.param_groups[0]["lr"] = train.learning_rate * max(0.0, factor)
-            loss = F.cross_entropy(model(pixels[rows]).logits, labels[rows])
+            loss = F.cross_entropy(model(pixels[rows]), labels[rows])
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), train.max_grad_norm)
             optimizer.step()
@@ -58,32 +59,25 @@ def _reference(pixels: torch.Tensor, labels: torch.Tensor, plan: Plan, train: Tr
     return losses
 
 
-def _ours(pixels: torch.Tensor, labels: torch.Tensor, plan: Plan, train: TrainConfig, total: int) -> list[float]:
+def _ours(pixels: torch.Tensor, labels: torch.Tensor, plan: Plan, train: RecipeConfig, total: int) -> list[float]:
     model, precision = Toy(), Precision("fp64", torch.device("cpu"))
-    optimizer = build_optimizer(model, train.optim, None, train.learning_rate, 0.0)
-    scheduler = build_scheduler(optimizer, "linear", None, train.warmup_steps, total)
+    optimizer = make_optimizer(model, train.optim, None, train.learning_rate, 0.0)
+    schedule = make_schedule(optimizer, "linear", None, train.warmup_steps, total)
+    state = TrainState(model, optimizer, schedule, precision, Best("loss", False))
     losses = []
     for update in range(1, total + 1):
         batches = []
         for keys in plan.micro_batches(update):
             rows = torch.tensor([index for _, index in keys])
             batches.append({"pixel_values": pixels[rows], "labels": labels[rows], "index": rows})
-        step = train_step(
-            model,
-            batches,
-            plan.samples_in(update),
-            optimizer,
-            precision,
-            nn.Identity(),
-            train.max_grad_norm,
-        )
-        scheduler.step()
+        step = train_step(state, batches, plan.samples_in(update), train.max_grad_norm)
+        schedule.step()
         losses.append(step.loss.item())
     return losses
 
 
-def _geometry(rng: random.Random) -> tuple[TrainConfig, int, bool]:
-    train = TrainConfig(
+def _geometry(rng: random.Random) -> tuple[RecipeConfig, int, bool]:
+    train = RecipeConfig(
         per_device_train_batch_size=rng.randint(1, 7),
         gradient_accumulation_steps=rng.randint(1, 5),
         num_train_epochs=rng.choice([0.3, 1.0, 1.5, 2.0, 3.7]),
@@ -103,7 +97,7 @@ def schedules_and_windows(trials: int, seed: int) -> Report:
         generator = torch.Generator().manual_seed(trial)
         pixels = torch.randn(samples, 3, 1, 1, dtype=torch.float64, generator=generator)
         labels = torch.randint(0, 3, (samples,), generator=generator)
-        plan = make_plan(train, samples, 42, drop_last)
+        plan = make_plan(train, samples, RunConfig(seed=42), drop_last)
         batches = max(1, samples // plan.batch_size) if drop_last else math.ceil(samples / plan.batch_size)
         per_epoch = batches // plan.accumulation + (batches % plan.accumulation > 0)
         total = train.max_steps if train.max_steps > 0 else math.ceil(train.num_train_epochs * per_epoch)

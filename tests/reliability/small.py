@@ -3,7 +3,8 @@
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
-from train.optim import build_optimizer, build_scheduler
+from models.vit import Classifier
+from tests.making import make_optimizer, make_schedule
 from train.precision import Precision
 from train.state import Best, TrainState
 
@@ -29,19 +30,19 @@ def small_state(seed: int = 0) -> TrainState:
     torch.manual_seed(seed)
     names = {0: "a", 1: "b"}
     config = ViTConfig(**SIZES, id2label=names, label2id={name: index for index, name in names.items()})
-    network = ViTForImageClassification(config)
-    optimizer = build_optimizer(network, "adamw", None, 1e-2, 0.0)
-    scheduler = build_scheduler(optimizer, "linear", None, 0, 1000)
+    network = Classifier(ViTForImageClassification(config), PROCESSOR)
+    optimizer = make_optimizer(network, "adamw", None, 1e-2, 0.0)
+    scheduler = make_schedule(optimizer, "linear", None, 0, 1000)
     return TrainState(network, optimizer, scheduler, Precision("fp32", torch.device("cpu")), Best("loss", False))
 
 
 def train(state: TrainState, updates: int = 1) -> None:
-    """Update on noise that hangs on the step."""
+    """Update on noise that depends on the step."""
     for _ in range(updates):
         torch.manual_seed(state.step)
-        loss = state.model(torch.randn(2, 3, 8, 8)).logits.square().mean()
+        loss = state.model(torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)).square().mean()
         loss.backward()
         state.optimizer.step()
         state.optimizer.zero_grad()
-        state.scheduler.step()
+        state.schedule.step()
         state.count_update(loss.detach(), True)

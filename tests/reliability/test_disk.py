@@ -6,7 +6,8 @@ import pytest
 from tests.reliability.faults import fail_at_every_call
 from tests.reliability.flips import flip_bits
 from tests.reliability.harness import RUN, finish, start
-from train.checkpoint import list_checkpoints, verify
+from train.checkpoint.folder import list_checkpoints
+from train.checkpoint.manifest import verify
 
 
 def test_a_flipped_bit_a_cut_or_a_swapped_file_is_noticed(tmp_path):

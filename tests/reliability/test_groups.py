@@ -9,7 +9,8 @@ import pytest
 from tests.reliability.groups import gone_within, groups_killed, members, start_group, workers_of
 from tests.reliability.harness import RUN, finish, kill_group, outcome, wait_for
 from tests.reliability.test_signals import PauseBefore
-from train.checkpoint import list_checkpoints, verify
+from train.checkpoint.folder import list_checkpoints
+from train.checkpoint.manifest import verify
 
 GROUP = (*RUN, "--per_device_train_batch_size", 1, "--async_save", "true")
 TIMEOUT = 3
@@ -34,7 +35,7 @@ def test_groups_killed_at_random_end_in_the_same_bits(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["dead", "frozen"])
 @pytest.mark.parametrize(
     ("rank", "module", "name"),
-    [(1, "train.loop", "train_step"), (1, "train.feed", "evaluate"), (0, "train.checkpoint", "write_manifest")],
+    [(1, "train.loop", "train_step"), (1, "train.loop", "evaluate"), (0, "train.checkpoint.folder", "write_manifest")],
     ids=["training", "evaluation", "saving"],
 )
 def test_a_dead_or_frozen_rank_ends_all_in_time_and_leaves_no_orphan(rank, module, name, number, tmp_path):

@@ -6,17 +6,19 @@ from types import SimpleNamespace
 import pytest
 from torch.nn.functional import cross_entropy
 
-from data.loader import PlannedSampler
+from data.loading.loader import PlannedSampler
 from tests.reliability.flips import flip_bits
 from tests.reliability.harness import RUN, outcome
 from tests.reliability.pictures import odd_images
 from tests.reliability.power import power_cuts
 from tests.reliability.reference import schedules_and_windows
-from tests.reliability.small import PROCESSOR, small_state
+from tests.reliability.small import small_state
 from tests.reliability.small import train as train_small
 from tests.running import run_here
-from train.checkpoint import CheckpointFolder, restore, verify
-from train.serialize import unpack_scheduler
+from train.checkpoint.folder import CheckpointFolder
+from train.checkpoint.manifest import verify
+from train.checkpoint.snapshot import restore
+from train.optimizers.schedules import Schedule
 
 # -- the checks --------------------------------------------------------------------------------------------
 
@@ -33,7 +35,7 @@ def resume_is_exact(folder):
 
 def evaluation_counts_each_image_once(folder):
     """Metrics do not depend on the batch size."""
-    from tests.test_evaluate import metrics_at
+    from tests.train.test_evaluate import metrics_at
 
     one, seven = metrics_at(1, samples=10), metrics_at(7, samples=10)
     return one.confusion == seven.confusion and math.isclose(one.values["loss"], seven.values["loss"], abs_tol=1e-6)
@@ -46,7 +48,7 @@ def windows_are_exact(folder):
 
 def an_overflow_is_skipped(folder):
     """The scaler's skip is seen as one."""
-    from tests.test_loop import test_an_fp16_overflow_moves_neither_weights_nor_schedule
+    from tests.train.test_loop import test_an_fp16_overflow_moves_neither_weights_nor_schedule
 
     test_an_fp16_overflow_moves_neither_weights_nor_schedule()
     return True
@@ -54,7 +56,7 @@ def an_overflow_is_skipped(folder):
 
 def a_nan_stops_the_run(folder):
     """Before the weights change."""
-    from tests.test_loop import test_a_loss_that_is_no_number_stops_before_the_weights_change
+    from tests.train.test_loop import test_a_loss_that_is_no_number_stops_before_the_weights_change
 
     test_a_loss_that_is_no_number_stops_before_the_weights_change(math.nan)
     return True
@@ -73,7 +75,7 @@ def power_cuts_are_survived(folder):
 
 def the_best_survives_pruning(folder):
     """After every save the best checkpoint is there and sound."""
-    state, checkpoints = small_state(), CheckpointFolder(folder, "run1", {}, PROCESSOR, keep=2)
+    state, checkpoints = small_state(), CheckpointFolder(folder, "run1", {}, keep=2)
     state.best.value, state.best.step = 0.1, 1
     for _ in range(4):
         train_small(state)
@@ -95,26 +97,26 @@ def pad_the_last_batch(self):
         yield [(0, min(index, self.samples - 1)) for index in range(start, start + self.batch_size)]
 
 
-def restore_the_schedule_one_step_further(scheduler, document):
-    unpack_scheduler(scheduler, document)
-    scheduler.step()
+def restore_the_schedule_one_step_further(schedule, document, load=Schedule.load_state_dict):
+    load(schedule, document)
+    schedule.step()
 
 
-def restore_but_forget_the_running_loss(state, checkpoint):
+def restore_but_forget_the_running_loss(state, checkpoint, **options):
     fresh = state.loss_since_log.clone()
-    length = restore(state, checkpoint)
+    length = restore(state, checkpoint, **options)
     state.loss_since_log = fresh
     return length
 
 
-def restore_but_forget_the_best(state, checkpoint):
-    length = restore(state, checkpoint)
+def restore_but_forget_the_best(state, checkpoint, **options):
+    length = restore(state, checkpoint, **options)
     state.best.value = state.best.step = None
     return length
 
 
-def restore_but_forget_the_log(state, checkpoint):
-    restore(state, checkpoint)
+def restore_but_forget_the_log(state, checkpoint, **options):
+    restore(state, checkpoint, **options)
     return 0
 
 
@@ -136,39 +138,59 @@ BUGS = {
     "an update's seed is forgotten": (resume_is_exact, "train.loop.torch.manual_seed", lambda seed: None),
     "one step of the schedule too many": (
         resume_is_exact,
-        "train.checkpoint.unpack_scheduler",
+        "train.optimizers.schedules.Schedule.load_state_dict",
         restore_the_schedule_one_step_further,
     ),
-    "the schedule is not restored": (resume_is_exact, "train.checkpoint.unpack_scheduler", lambda *_: None),
-    "the optimizer is not restored": (resume_is_exact, "train.checkpoint.unpack_optimizer", lambda *_: None),
+    "the schedule is not restored": (
+        resume_is_exact,
+        "train.optimizers.schedules.Schedule.load_state_dict",
+        lambda *_: None,
+    ),
+    "the optimizer is not restored": (resume_is_exact, "train.checkpoint.snapshot.unpack_optimizer", lambda *_: None),
     "the order starts again": (
         resume_is_exact,
-        "train.feed.PlannedSampler",
+        "data.pipeline.PlannedSampler",
         lambda p, start, n: PlannedSampler(p, 0, n),
     ),
     "the order is an update off": (
         resume_is_exact,
-        "train.feed.PlannedSampler",
+        "data.pipeline.PlannedSampler",
         lambda plan, start, skip: PlannedSampler(plan, start + bool(start), skip),
     ),
-    "the running loss is forgotten": (resume_is_exact, "train.resume.restore", restore_but_forget_the_running_loss),
-    "the best is forgotten": (resume_is_exact, "train.resume.restore", restore_but_forget_the_best),
-    "the log is forgotten": (resume_is_exact, "train.resume.restore", restore_but_forget_the_log),
-    "padding is counted": (evaluation_counts_each_image_once, "data.loader.InOrder.__iter__", pad_the_last_batch),
+    "the running loss is forgotten": (
+        resume_is_exact,
+        "train.checkpoint.resume.restore",
+        restore_but_forget_the_running_loss,
+    ),
+    "the best is forgotten": (resume_is_exact, "train.checkpoint.resume.restore", restore_but_forget_the_best),
+    "the log is forgotten": (resume_is_exact, "train.checkpoint.resume.restore", restore_but_forget_the_log),
+    "padding is counted": (
+        evaluation_counts_each_image_once,
+        "data.loading.loader.InOrder.__iter__",
+        pad_the_last_batch,
+    ),
     "a mean of batch means": (evaluation_counts_each_image_once, "train.evaluate.F", MEAN_OF_BATCH),
-    "a window's mean is of its pieces": (windows_are_exact, "train.loop.F", MEAN_OF_PIECE),
-    "an epoch's tail is dropped": (windows_are_exact, "data.loader.Plan.micro_batch_count", lambda self, _: 1),
+    "a window's mean is of its pieces": (windows_are_exact, "train.loss.F", MEAN_OF_PIECE),
+    "an epoch's tail is dropped": (windows_are_exact, "data.plan.Plan.micro_batch_count", lambda self, _: 1),
     "an overflow counts as an update": (
         an_overflow_is_skipped,
         "train.precision.Precision.step",
         step_that_hides_the_skip,
     ),
-    "nan is let through": (a_nan_stops_the_run, "train.health.Health.judge", lambda *_: None),
-    "digests are not compared": (flips_are_noticed, "train.fs.sha256", lambda path: "0"),
-    "nothing is flushed": (power_cuts_are_survived, "train.fs.flush", lambda path: None),
-    "the best is pruned": (the_best_survives_pruning, "train.checkpoint.beyond_limit", lambda s, *_: sorted(s)[:-1]),
-    "orientation is ignored": (odd_images_are_upright_rgb, "data.images._upright", lambda image: image),
-    "transparency is cut off": (odd_images_are_upright_rgb, "data.images._rgb", lambda image: image.convert("RGB")),
+    "nan is let through": (a_nan_stops_the_run, "train.precision.Precision._judge", lambda *_: None),
+    "digests are not compared": (flips_are_noticed, "data.files.sha256", lambda path: "0"),
+    "nothing is flushed": (power_cuts_are_survived, "data.files.flush", lambda path: None),
+    "the best is pruned": (
+        the_best_survives_pruning,
+        "train.checkpoint.folder.beyond_limit",
+        lambda s, *_: sorted(s)[:-1],
+    ),
+    "orientation is ignored": (odd_images_are_upright_rgb, "data.reading.decode._upright", lambda image: image),
+    "transparency is cut off": (
+        odd_images_are_upright_rgb,
+        "data.reading.decode._rgb",
+        lambda image: image.convert("RGB"),
+    ),
 }
 CHECKS = sorted({check for check, *_ in BUGS.values()}, key=lambda check: check.__name__)
 

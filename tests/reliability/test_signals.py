@@ -8,7 +8,8 @@ import pytest
 
 from tests.reliability.harness import RUN, finish, outcome, start, wait_for
 from tests.reliability.kills import unbroken
-from train.checkpoint import list_checkpoints, verify
+from train.checkpoint.folder import list_checkpoints
+from train.checkpoint.manifest import verify
 
 CODE = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
@@ -47,9 +48,9 @@ class PauseBefore:
     ("module", "name"),
     [
         ("train.loop", "train_step"),
-        ("train.feed", "evaluate"),
-        ("train.checkpoint", "save_model"),
-        ("train.checkpoint", "write_manifest"),
+        ("train.loop", "evaluate"),
+        ("train.checkpoint.folder", "save_model"),
+        ("train.checkpoint.folder", "write_manifest"),
     ],
 )
 def test_a_signal_while_training_finishes_the_update_saves_and_says_how_to_go_on(
@@ -62,7 +63,7 @@ def test_a_signal_while_training_finishes_the_update_saves_and_says_how_to_go_on
     (os.killpg if to_group else os.kill)(process.pid, number)
     assert finish(process) == CODE[number]
     said = log.read_text()
-    assert f"to go on: python -m train.main --output_dir {out} --resume_from_checkpoint auto" in said
+    assert f"to continue: plainloop train --output_dir {out} --resume_from_checkpoint auto" in said
     assert signal.Signals(number).name in said and "Traceback" not in said
     newest = list_checkpoints(out)[0]
     verify(newest[1])
@@ -71,7 +72,7 @@ def test_a_signal_while_training_finishes_the_update_saves_and_says_how_to_go_on
     assert outcome(out) == expected
 
 
-@pytest.mark.parametrize(("module", "name"), [("train.setup", "load_splits"), ("train.setup", "load_model")])
+@pytest.mark.parametrize(("module", "name"), [("train.build", "load_splits"), ("train.build", "load_model")])
 def test_a_signal_before_training_ends_the_program_and_leaves_nothing(module, name, tmp_path):
     out, log, flag = tmp_path / "run", tmp_path / "log", tmp_path / "flag"
     process = start((*RUN, "--output_dir", out), PauseBefore(module, name, flag), log)
@@ -83,7 +84,7 @@ def test_a_signal_before_training_ends_the_program_and_leaves_nothing(module, na
 
 def test_a_signal_while_reporting_costs_nothing(tmp_path, expected):
     out, flag = tmp_path / "run", tmp_path / "flag"
-    process = start((*RUN, "--output_dir", out), PauseBefore("train.report", "write_model_card", flag))
+    process = start((*RUN, "--output_dir", out), PauseBefore("train.output.results", "write_model_card", flag))
     wait_for(flag.exists)
     os.kill(process.pid, signal.SIGTERM)
     assert finish(process) == 143
@@ -101,9 +102,9 @@ class SleepInSave:
         import pathlib
         import time
 
-        import train.checkpoint
+        import train.checkpoint.folder
 
-        original = train.checkpoint.write_manifest
+        original = train.checkpoint.folder.write_manifest
 
         def slow(folder, run_id, step, identity):
             if step == 8:
@@ -111,7 +112,7 @@ class SleepInSave:
                 time.sleep(60)
             original(folder, run_id, step, identity)
 
-        train.checkpoint.write_manifest = slow
+        train.checkpoint.folder.write_manifest = slow
 
 
 def test_a_second_signal_ends_at_once_without_harm_to_what_is_saved(tmp_path, expected):

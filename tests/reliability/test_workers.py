@@ -46,16 +46,16 @@ class DieOnImage:
     def __call__(self):
         import torch.utils.data
 
-        import data.loader
+        from data.loading.loader import Images
 
-        original = data.loader.Images.__getitems__
+        original = Images.__getitems__
 
         def deadly(self_, samples):
             if any(index == self.index for _, index in samples) and torch.utils.data.get_worker_info() is not None:
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(self_, samples)
 
-        data.loader.Images.__getitems__ = deadly
+        Images.__getitems__ = deadly
 
 
 def test_an_image_that_kills_every_worker_ends_the_run_with_one_line_and_a_way_on(tmp_path, expected):

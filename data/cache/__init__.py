@@ -1,0 +1,1 @@
+"""Images decoded once: checked, and kept if there is room."""

@@ -1,0 +1,239 @@
+"""Decode once: images resized to the model's size, kept as uint8 in memory or in a memory-mapped file.
+
+A file of the cache is named by a digest of all that its pixels depend on: the data's fingerprint, the resizing, and the
+versions of the libraries that do it. It is written beside its place, flushed, and renamed; its record comes last. So a
+killed build leaves nothing that looks finished, and of two processes the second waits for the first one's file.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import PIL
+import torch
+import torchvision
+
+from data import DataError, files
+from data.cache.check import (
+    BadImage,
+    all_images,
+    cache_folder,
+    check_images,
+    find_bad_images,
+    good_rows,
+    leave_out,
+    still_bad,
+)
+from data.reading.decode import Resize, decode
+from data.reading.splits import Split, Splits
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Pixels of a split, decoded and resized whenever they are asked for."""
+
+    split: Split
+    resize: Resize
+
+    def __getitem__(self, indices: Sequence[int]) -> torch.Tensor:
+        """uint8 [n, 3, h, w]; DataError names an image that cannot be decoded."""
+        images = (decode(self.split.read(index), self.split.image_name(index)) for index in indices)
+        return torch.stack([self.resize(image) for image in images])
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The same pixels, bit for bit, out of what was prepared once."""
+
+    storage: torch.Tensor  # uint8 [images of both splits, 3, h, w]: in memory, mapped from a file, or on a device
+    rows: torch.Tensor  # int64: of each image of the split
+
+    def __getitem__(self, indices: Sequence[int]) -> torch.Tensor:
+        """uint8 [n, 3, h, w], a copy."""
+        return self.storage[self.rows[torch.as_tensor(indices)]]
+
+
+Pixels = Decoded | Kept
+
+
+@dataclass(frozen=True)
+class CachePolicy:
+    """Where prepared images may be kept, and how much of it they may take."""
+
+    kind: str = "auto"  # auto, memory, disk or none
+    memory_gib: float = 2.0
+    disk_gib: float = 32.0
+    folder: str | None = None  # the Hub cache; None for its usual place
+    shared: bool = False  # several processes want the same images: one file serves them all
+
+    def choose(self, size: int) -> tuple[str, str]:
+        """memory, disk or none for so many bytes, and why, in words.
+
+        Raises:
+            DataError: the kind that was asked for cannot hold them.
+        """
+        gib = size / GIB
+        needs = f"{gib:.2f} GiB of pixels" if gib > 0.1 else f"{size / 2**20:.1f} MiB of pixels"
+        if self.kind == "none":
+            return "none", "as asked"
+        if self.kind != "disk" and gib <= self.memory_gib and not (self.shared and self.kind == "auto"):
+            return "memory", needs
+        if self.kind == "memory":
+            raise DataError(f"--image_cache memory: {needs} are more than --cache_memory {self.memory_gib:g}")
+        problem = self._why_not_on_disk(gib)
+        if problem is None:
+            return "disk", needs
+        if self.kind == "disk":
+            raise DataError(f"--image_cache disk: {needs} are more than {problem}")
+        return "none", f"{needs} are more than {problem}, so every epoch decodes them again"
+
+    def _why_not_on_disk(self, gib: float) -> str | None:
+        if gib > self.disk_gib:
+            return f"--cache_size {self.disk_gib:g}"
+        there = cache_folder(self.folder)
+        while not there.exists():
+            there = there.parent
+        free = shutil.disk_usage(there).free / GIB
+        return f"the {free:.1f} GiB that are free in {there}" if gib > free else None
+
+
+def prepare_images(
+    splits: Splits, resize: Resize, policy: CachePolicy, skip_bad: bool, say: Callable[[str], None]
+) -> tuple[Splits, dict[str, Pixels], str, str]:
+    """Decode every image once: to know that all are sound, and to keep them if the policy allows.
+
+    Returns:
+        The splits, without bad images if `skip_bad`; the pixels of each, by the split's name; where they are kept
+        (memory, disk or none), and why.
+
+    Raises:
+        DataError: images cannot be decoded, or the cache cannot be written.
+    """
+    shape = (len(splits.train) + len(splits.validation), 3, resize.height, resize.width)
+    kind, reason = policy.choose(torch.Size(shape).numel())
+    if kind == "none":
+        splits = check_images(splits, skip_bad, policy.folder)
+        decoded = {split.name: Decoded(split, resize) for split in (splits.train, splits.validation)}
+        return splits, decoded, kind, reason
+    if kind == "memory":
+        storage, bad = _in_memory(splits, resize, shape)
+    else:
+        storage, bad = _on_disk(splits, resize, shape, policy, say)
+    kept, offset = {}, 0
+    for split in (splits.train, splits.validation):
+        kept[split.name] = Kept(storage, torch.tensor(good_rows(split, bad), dtype=torch.int64) + offset)
+        offset += len(split)
+    return leave_out(splits, bad, skip_bad), kept, kind, reason
+
+
+def _in_memory(splits: Splits, resize: Resize, shape: tuple[int, ...]) -> tuple[torch.Tensor, list]:
+    storage = torch.empty(shape, dtype=torch.uint8)
+
+    def keep(row: int, image: torch.Tensor) -> None:
+        storage[row] = resize(image)
+
+    return storage, find_bad_images(all_images(splits), keep)
+
+
+def _on_disk(
+    splits: Splits,
+    resize: Resize,
+    shape: tuple[int, ...],
+    policy: CachePolicy,
+    say: Callable[[str], None],
+) -> tuple[torch.Tensor, list[BadImage]]:
+    folder = cache_folder(policy.folder)
+    file = folder / f"images-{_key(splits, resize)}.bin"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(file.with_suffix(".lock"), say):
+            bad = _read_record(file, shape)
+            if bad is None or len(still_bad(splits, bad)) != len(bad):
+                bad = _build(file, splits, resize, shape)
+                _make_room(folder, file, policy.disk_gib)
+            os.utime(file)  # the least recently used file goes first
+            storage = torch.from_file(str(file), shared=False, size=torch.Size(shape).numel(), dtype=torch.uint8)
+    except OSError as error:
+        raise DataError(
+            f"the image cache in {folder} cannot be written: {error.strerror or error}; --image_cache none does without"
+        ) from error
+    return storage.view(shape), bad
+
+
+def _key(splits: Splits, resize: Resize) -> str:
+    """Digest of all that the pixels depend on."""
+    resizing = (resize.height, resize.width, resize.interpolation.value)
+    versions = (PIL.__version__, torchvision.__version__)
+    return hashlib.blake2b(repr((splits.fingerprint(), resizing, versions)).encode(), digest_size=16).hexdigest()
+
+
+def _build(file: Path, splits: Splits, resize: Resize, shape: tuple[int, ...]) -> list[BadImage]:
+    """Write the file, then its record. Only under the lock, so that one name for what is being made will do."""
+    _record(file).unlink(missing_ok=True)
+    making, size = file.with_suffix(".tmp"), torch.Size(shape[1:]).numel()
+    with making.open("wb") as out:
+        os.posix_fallocate(out.fileno(), 0, max(1, shape[0] * size))  # a full disk shows now, not image by image
+
+        def keep(row: int, image: torch.Tensor) -> None:
+            _write_at(out.fileno(), resize(image).contiguous().numpy().data.cast("B"), row * size)
+
+        bad = find_bad_images(all_images(splits), keep)
+        os.fsync(out.fileno())
+    making.replace(file)
+    files.write_text(_record(file), json.dumps({"shape": shape, "bad": [vars(image) for image in bad]}))
+    return bad
+
+
+def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def _record(file: Path) -> Path:
+    return file.with_suffix(".json")
+
+
+def _read_record(file: Path, shape: tuple[int, ...]) -> list[BadImage] | None:
+    """The bad images of a finished file; None if it is not there, not whole, or of another shape."""
+    try:
+        content = json.loads(_record(file).read_text(encoding="utf-8"))
+        if content["shape"] != list(shape) or file.stat().st_size != torch.Size(shape).numel():
+            return None
+        return [BadImage(**image) for image in content["bad"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextlib.contextmanager
+def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """One builder at a time; the kernel lets go of the lock when its process dies."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another process is preparing the same images; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _make_room(folder: Path, newest: Path, most_gib: float) -> None:
+    """Delete the files that were not used for longest, until all take at most `most_gib`.
+
+    One that another process has mapped stays readable there: its blocks go when the last mapping does.
+    """
+    files = sorted(folder.glob("images-*.bin"), key=lambda file: file.stat().st_mtime_ns)
+    left = sum(file.stat().st_size for file in files)
+    for file in files:
+        if left > most_gib * GIB and file != newest:
+            left -= file.stat().st_size
+            for part in (_record(file), file):  # not the lock: another process may be waiting for it
+                part.unlink(missing_ok=True)

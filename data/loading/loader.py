@@ -1,0 +1,147 @@
+"""From splits to batches: which images make up an update, and how they become uint8 tensors."""
+
+import itertools
+import math
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from data.cache.prepared import Kept, Pixels
+from data.plan import IGNORED, Batch, Plan, Sample
+from data.seeds import derive_seed
+
+
+class PlannedSampler(Sampler[list[Sample]]):
+    """The micro-batches of all updates after `start`, as one iteration: workers live from start to end."""
+
+    def __init__(self, plan: Plan, start: int = 0, skip: int = 0) -> None:
+        """`start` is the number of updates already done, `skip` that of micro-batches after them."""
+        self.plan, self.start, self.skip = plan, start, skip
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        """Yield the keys of one micro-batch after another."""
+        updates = range(self.start + 1, self.plan.total_updates + 1)
+        batches = itertools.chain.from_iterable(map(self.plan.micro_batches, updates))
+        yield from itertools.islice(batches, self.skip, None)
+
+
+class InOrder(Sampler[list[Sample]]):
+    """Every image once over all processes, in the split's order, in batches: for evaluation.
+
+    Process `rank` has every `world`th image. Nothing is padded or dropped; all processes have as many batches, of which
+    the last may be short or empty, because a sharded network computes only where all take part.
+    """
+
+    def __init__(self, samples: int, batch_size: int, skip: int = 0, rank: int = 0, world: int = 1) -> None:
+        """The first `skip` batches are left out."""
+        self.batch_size, self.skip = batch_size, skip
+        self.own, self.batches = range(rank, samples, world), math.ceil(samples / (batch_size * world))
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return self.batches - self.skip
+
+    def __iter__(self) -> Iterator[list[Sample]]:
+        """Yield the keys of one batch after another."""
+        for number in range(self.skip, self.batches):
+            yield [(0, index) for index in self.own[number * self.batch_size : (number + 1) * self.batch_size]]
+
+
+class Images(Dataset):
+    """A split as a map-style dataset from (epoch, index) to a batch of samples."""
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        labels: Sequence[int],
+        seed: int = 0,
+        augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        """`pixels[indices]` is uint8 [n, 3, h, w]; `augment` may change one image [3, h, w] at random."""
+        self.pixels, self.labels, self.seed, self.augment = pixels, torch.as_tensor(labels), seed, augment
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether the pixels lie on a GPU already."""
+        return isinstance(self.pixels, Kept) and self.pixels.storage.is_cuda
+
+    def __getitems__(self, samples: list[Sample]) -> Batch:
+        """A whole batch at once; DataError names an image that cannot be decoded."""
+        indices = [index for _, index in samples]
+        if not indices:
+            return self._stand_in()
+        pixels = self.pixels[indices]
+        if self.augment is not None:
+            pixels = torch.stack([self._augment(image, *sample) for image, sample in zip(pixels, samples, strict=True)])
+        index = torch.tensor(indices, dtype=torch.int64)
+        return {"pixel_values": pixels, "labels": self.labels[index], "index": index}
+
+    def _stand_in(self) -> Batch:
+        """Of a short last batch a process may get no image, but a ViT takes no empty batch: an image that is ignored.
+
+        Its label makes it count for nothing: no loss, no gradient, no metric.
+        """
+        return {"pixel_values": self.pixels[[0]], "labels": torch.tensor([IGNORED]), "index": torch.tensor([-1])}
+
+    def _augment(self, image: torch.Tensor, epoch: int, index: int) -> torch.Tensor:
+        # What a random transform draws depends on the sample alone: the same pixels for any number of workers,
+        # and after a resume. The generator itself, because torch.manual_seed costs 70 times as much.
+        torch.default_generator.manual_seed(derive_seed(self.seed, "augment", epoch, index))
+        return self.augment(image)
+
+
+def as_it_is(batch: Batch) -> Batch:
+    """What `Images` gives is a batch already: nothing is left to collate."""
+    return batch
+
+
+def ignore_signals(worker: int) -> None:
+    """In a worker: leave SIGTERM and Ctrl-C to the main process.
+
+    A terminal or a scheduler signals the whole group; a worker that died of it would take the main process along
+    before it can save (pytorch issue 119856).
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def build_loader(
+    images: Images,
+    batches: Sampler[list[Sample]],
+    *,
+    workers: int = 0,
+    timeout: float = 0,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """A DataLoader over planned batches.
+
+    Args:
+        images: the dataset.
+        batches: yields the keys of one batch after another.
+        workers: processes that decode; 0 decodes in this one, where a debugger can follow.
+        timeout: seconds after which a silent worker is an error; a frozen one would hang the run for good.
+        pin_memory: page-locked batches, which CUDA copies asynchronously.
+    """
+    return DataLoader(
+        images,
+        batch_sampler=batches,
+        num_workers=workers,
+        timeout=timeout if workers else 0,
+        collate_fn=as_it_is,
+        pin_memory=pin_memory,
+        worker_init_fn=ignore_signals,
+        # iter(loader) draws a number; without a generator of its own, from the one that dropout uses.
+        generator=torch.Generator(),
+    )
+
+
+def batches_on(device: torch.device, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches, copied to a device (without waiting, where they are page-locked)."""
+    for batch in batches:
+        yield {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

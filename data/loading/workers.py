@@ -1,0 +1,153 @@
+"""Batches that survive their workers: one that dies or freezes is replaced, and no image is lost or repeated."""
+
+import contextlib
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from data import DataError
+from data.plan import Batch
+
+TRIES = 3  # without a batch in between
+
+
+class WorkerError(Exception):
+    """Workers failed again and again at the same place; the message says what to do."""
+
+
+def resilient_batches(make_loader: Callable[[int], DataLoader], warn: Callable[[str], None]) -> Iterator[Batch]:
+    """The batches of `make_loader(0)`; after a worker's death or silence, those of `make_loader(delivered)`.
+
+    Args:
+        make_loader: builds a loader that begins with the given batch.
+        warn: told about each replacement.
+
+    Raises:
+        DataError: an image cannot be read or decoded; named.
+        WorkerError: no batch came in 3 tries in a row.
+    """
+    delivered, failures = 0, 0
+    while True:
+        loader = make_loader(delivered)
+        iterator, failed = iter(loader), False
+        has_workers = loader.num_workers > 0
+        if has_workers:
+            DEATHS.hold_back()
+        try:
+            while True:
+                try:
+                    batch = DEATHS.noticed_during(iterator, loader.timeout) if has_workers else next(iterator)
+                except StopIteration:
+                    return
+                yield batch
+                delivered, failures = delivered + 1, 0
+        except DataError as error:
+            raise DataError(_last_line(error)) from error
+        except (RuntimeError, OSError, EOFError) as error:
+            if not has_workers or not _is_worker_failure(error):
+                raise
+            failed, failures = True, failures + 1
+            reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
+            if failures == TRIES:
+                raise WorkerError(
+                    f"the image workers failed {TRIES} times in a row: {reason}; --dataloader_num_workers 0 decodes in"
+                    " the main process"
+                ) from error
+            warn(f"{reason}; the workers are replaced, and go on at the same image")
+        finally:
+            if has_workers:
+                _end(iterator, failed)
+
+
+class _Deaths:
+    """Lets torch's SIGCHLD handler raise only while a batch is being fetched.
+
+    By itself it raises in whatever the main thread is doing when a worker dies: between the update of the weights and
+    that of the schedule, say, or in the middle of a save. Held back until the next fetch, it does no harm.
+    """
+
+    def __init__(self) -> None:
+        self.torchs: Any = None
+        self.fetching, self.pending = False, False
+
+    def hold_back(self) -> None:
+        """Take over from torch's handler, which the first iterator with workers installs."""
+        current = signal.getsignal(signal.SIGCHLD)
+        if callable(current) and current != self._handle:
+            self.torchs = current
+            signal.signal(signal.SIGCHLD, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.fetching and self.torchs:
+            self.torchs(number, frame)
+        else:
+            self.pending = True
+
+    def noticed_during(self, iterator: Iterator[Batch], seconds: float) -> Batch:
+        """The next batch, with torch's handler in force; what was held back is delivered first."""
+        self.fetching = True
+        try:
+            if self.pending and self.torchs:
+                self.pending = False
+                self.torchs(signal.SIGCHLD, None)
+            with _deadline(seconds):
+                return next(iterator)
+        finally:
+            self.fetching = False
+
+
+@contextlib.contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """Interrupt what takes longer, a second after the loader's own timeout would have.
+
+    That one covers the wait for a batch, but not the fetching of its memory, for which the main process asks the worker
+    that made it: one that froze with a batch in the queue would hang the run for ever.
+    """
+    if not seconds or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def expire(number: int, frame: FrameType | None) -> None:
+        raise RuntimeError(f"DataLoader timed out after {seconds:g} seconds")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds + 1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+DEATHS = _Deaths()  # one, because a process has one handler for all its loaders
+
+
+def _is_worker_failure(error: Exception) -> bool:
+    """Connections to a worker that has just died break in their own ways; torch's findings have no own type."""
+    lost = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
+    return lost or "DataLoader worker" in str(error) or "DataLoader timed out" in str(error)
+
+
+def _end(iterator: Any, failed: bool) -> None:
+    """Let the workers go. A frozen one answers nothing but SIGKILL, and Python would wait for it at exit for ever."""
+    if failed:
+        _kill(iterator)
+    iterator._shutdown_workers()  # also takes them off torch's list of processes that must not die
+    _kill(iterator)
+
+
+def _kill(iterator: Any) -> None:
+    for process in iterator._workers:
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+def _last_line(error: Exception) -> str:
+    """A worker's error arrives with its traceback as text, whose last line is the message."""
+    return re.sub(r"^[\w.]*Error: ", "", str(error).strip().splitlines()[-1])

@@ -1,0 +1,189 @@
+"""From splits to batches on a device: a `DataPipeline`, for stored images, streams, or a data set of your own."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from data import DataError
+from data.cache.prepared import CachePolicy, Kept, Pixels, prepare_images
+from data.cores import usable_cores
+from data.loading.loader import Images, InOrder, PlannedSampler, batches_on, build_loader
+from data.loading.streaming import Streams, batched, rows_in_order, shuffled_rows, stream_batches
+from data.loading.workers import resilient_batches
+from data.plan import Batch, Plan, Sample, StreamPlan
+from data.reading.decode import Resize
+from data.reading.splits import Splits
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DataPipeline:
+    """Everything the loop needs to know about the data."""
+
+    plan: Plan | StreamPlan  # which images make up which update
+    train_batches: Callable[[int], Iterator[Batch]]  # the plan's micro-batches after that many updates
+    validation_batches: Callable[[], Iterator[Batch]]  # every validation image once, in order
+    label_names: list[str]
+    image_name: Callable[[int], str]  # what to call a training image in a message
+    fingerprint: str | None  # identity of the data; None if it is not known
+    notes: list[str] = field(default_factory=list)  # how images get to the device, and why
+
+
+@dataclass(frozen=True)
+class LoadingOptions:
+    """How stored images are loaded. None of these changes a pixel."""
+
+    eval_batch_size: int
+    workers: str = "0"  # a number, or auto
+    timeout: float = 120  # seconds after which a worker that delivers nothing has failed; 0 waits
+
+
+def stored_pipeline(
+    splits: Splits,
+    make_plan: Callable[[int], Plan],
+    resize: Resize,
+    device: torch.device,
+    policy: CachePolicy,
+    options: LoadingOptions,
+    skip_bad: bool,
+    say: Say,
+) -> tuple[Splits, DataPipeline]:
+    """The pipeline of a data set that is stored. Every image is decoded once now, so that a bad one is known at once.
+
+    Args:
+        splits: encoded images.
+        make_plan: called with the number of training images that can be used.
+        resize: to the size the model takes.
+        device: where batches go.
+        policy: where decoded images may be kept.
+        options: batch size of evaluation, workers.
+        skip_bad: leave out images that cannot be decoded, instead of refusing the data.
+        say: told what a person should know.
+
+    Returns:
+        The splits without bad images, and the pipeline.
+
+    Raises:
+        DataError: an image cannot be decoded, or an option does not fit.
+    """
+    splits, pixels, kind, reason = prepare_images(splits, resize, policy, skip_bad, say)
+    notes = [f"image cache {kind} ({reason})"]
+    if _fits_on(device, pixels):
+        storage = pixels["train"].storage.to(device)  # of both splits
+        pixels = {name: Kept(storage, kept.rows.to(device)) for name, kept in pixels.items()}
+        notes.append("on the GPU")
+    workers, why = choose_workers(options.workers, pixels["train"], device)
+    notes.append(f"{workers} workers ({why})")
+    train = Images(pixels["train"], splits.train.labels)
+    validation = Images(pixels["validation"], splits.validation.labels)
+    pipeline = dataset_pipeline(
+        train, validation, make_plan(len(train)), device, splits.label_names, options, workers, say
+    )
+    return splits, DataPipeline(
+        pipeline.plan,
+        pipeline.train_batches,
+        pipeline.validation_batches,
+        splits.label_names,
+        splits.train.image_name,
+        splits.fingerprint(),
+        notes,
+    )
+
+
+def dataset_pipeline(
+    train: Dataset,
+    validation: Dataset,
+    plan: Plan,
+    device: torch.device,
+    label_names: list[str],
+    options: LoadingOptions,
+    workers: int,
+    say: Say,
+    fingerprint: str | None = None,
+) -> DataPipeline:
+    """The pipeline of two map-style data sets whose `__getitems__` takes (epoch, index) pairs and returns a `Batch`."""
+
+    def batches(images: Any, batches_after: Callable[[int], Sampler[list[Sample]]]) -> Iterator[Batch]:
+        pin = device.type == "cuda" and not getattr(images, "on_device", False)
+
+        def make_loader(skip: int) -> DataLoader:
+            sampler = batches_after(skip)
+            return build_loader(images, sampler, workers=workers, timeout=options.timeout, pin_memory=pin)
+
+        return batches_on(device, resilient_batches(make_loader, warn=lambda text: say(f"warning: {text}")))
+
+    def train_batches(after: int) -> Iterator[Batch]:
+        return batches(train, lambda skip: PlannedSampler(plan, after, skip))
+
+    def validation_batches() -> Iterator[Batch]:
+        count, size = len(validation), options.eval_batch_size
+        return batches(validation, lambda skip: InOrder(count, size, skip, plan.rank, plan.world))
+
+    return DataPipeline(plan, train_batches, validation_batches, label_names, lambda i: f"image {i}", fingerprint)
+
+
+def streamed_pipeline(
+    streams: Streams,
+    plan: StreamPlan,
+    resize: Resize,
+    device: torch.device,
+    eval_batch_size: int,
+    threads: int,
+    shuffle_buffer: int,
+) -> DataPipeline:
+    """The pipeline of a data set that is read while training and never stored."""
+
+    def train_batches(after: int) -> Iterator[Batch]:
+        rows = shuffled_rows(streams.train, plan.seed, shuffle_buffer, plan.rank, plan.world)
+        rest = itertools.islice(rows, after * plan.accumulation * plan.batch_size, None)
+        return batches_on(device, stream_batches(batched(rest, plan.batch_size), resize, threads))
+
+    def validation_batches() -> Iterator[Batch]:
+        rows = rows_in_order(streams.validation, plan.rank, plan.world)
+        return batches_on(device, stream_batches(batched(rows, eval_batch_size), resize, threads))
+
+    note = f"streaming, 1 reader and {threads} decoding threads, shuffled among {shuffle_buffer} images"
+    return DataPipeline(
+        plan,
+        train_batches,
+        validation_batches,
+        streams.label_names,
+        streams.train.image_name,
+        streams.fingerprint(),
+        [note],
+    )
+
+
+def _fits_on(device: torch.device, pixels: dict[str, Pixels]) -> bool:
+    """Whether the prepared images are in memory and take at most an eighth of what is free on a GPU."""
+    if device.type != "cuda" or not all(isinstance(kept, Kept) for kept in pixels.values()):
+        return False
+    return pixels["train"].storage.nbytes <= torch.cuda.mem_get_info(device)[0] / 8
+
+
+def choose_workers(asked: str, pixels: Pixels, device: torch.device) -> tuple[int, str]:
+    """How many processes prepare batches, and why: measured on the first images.
+
+    Raises:
+        DataError: workers were asked for, but the images are on the GPU, where workers cannot reach them.
+    """
+    if asked != "auto":
+        if int(asked) and isinstance(pixels, Kept) and pixels.storage.is_cuda:
+            raise DataError(f"--dataloader_num_workers {asked}: the images are on the GPU; add --image_cache none")
+        return int(asked), "as asked"
+    if isinstance(pixels, Kept):
+        return 0, "a batch is a copy from the cache"
+    first = list(range(min(8, len(pixels.split))))
+    started = time.perf_counter()
+    pixels[first]
+    each = (time.perf_counter() - started) / len(first)
+    # On a CPU, decoding and training share the cores, and one worker keeps ahead of both; more would take cores from
+    # training. A GPU trains while all cores decode (not measured).
+    workers = 1 if device.type == "cpu" else max(1, usable_cores() - 1)
+    return workers, f"decoding takes {each * 1e3:.1f} ms per image, in parallel with training"

@@ -1,0 +1,1 @@
+"""From files, tables and addresses to encoded images with their classes."""

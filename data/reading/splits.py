@@ -1,0 +1,104 @@
+"""Splits: encoded images with their classes, and what identifies them."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import datasets
+
+from data import DataError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images still encoded, with the class index of each. `table` has the column `image`: bytes and path."""
+
+    name: str
+    table: datasets.Dataset
+    labels: list[int]
+    rows: Sequence[int] | None = None  # of each image in the dataset's own split; None if they are all of it
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.labels)
+
+    def image_name(self, index: int) -> str:
+        """What to call an image in a message: its path where it has one, else its row."""
+        path = (self.table[index]["image"] or {}).get("path")
+        return path or f"{self.name} row {index if self.rows is None else self.rows[index]}"
+
+    def select(self, indices: list[int]) -> "Split":
+        """The split with only these images, in this order."""
+        rows = range(len(self)) if self.rows is None else self.rows
+        labels = [self.labels[index] for index in indices]
+        return Split(self.name, self.table.select(indices), labels, [rows[index] for index in indices])
+
+    def read(self, index: int) -> bytes:
+        """The encoded bytes of one image; DataError if its file cannot be read."""
+        image = self.table[index]["image"]
+        if image is None or image == {"bytes": None, "path": None}:
+            raise DataError(f"{self.image_name(index)}: the row holds no image")
+        if image["bytes"] is not None:
+            return image["bytes"]
+        try:
+            return Path(image["path"]).read_bytes()
+        except OSError as error:
+            raise DataError(f"{image['path']}: cannot be read: {error.strerror}") from error
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a run trains and validates on."""
+
+    dataset: str
+    train: Split
+    validation: Split
+    label_names: list[str]
+    notes: list[str] = field(default_factory=list)  # what was decided on the way, for people to read
+
+    def fingerprint(self) -> str:
+        """Identity of the data: class names, and each image's label, name, size and last bytes, in order.
+
+        Independent of where the data lies, so that a run resumes after a move; cheap (no decoding). The last
+        64 bytes are entropy-coded pixels: re-encoding or editing an image changes them.
+        """
+        return self._fingerprint
+
+    @cached_property  # it reads every row
+    def _fingerprint(self) -> str:
+        digest = hashlib.blake2b(repr(self.label_names).encode(), digest_size=16)
+        for split in (self.train, self.validation):
+            for row, label in zip(split.table, split.labels, strict=True):
+                image = row["image"] or {"bytes": b"", "path": ""}
+                data, path = image["bytes"], image["path"] or ""
+                size, tail = (len(data), data[-64:]) if data is not None else _size_and_tail(path)
+                digest.update(repr((split.name, label, Path(path).name, size, tail)).encode())
+        return digest.hexdigest()
+
+
+def check_classes(train: Split, validation: Split, label_names: list[str], dataset: str) -> None:
+    """Refuse data that cannot be trained or judged on.
+
+    Raises:
+        DataError: a split is empty, there is one class only, or two of the same name.
+    """
+    for split in (train, validation):
+        if len(split) == 0:
+            raise DataError(f"--dataset {dataset}: the {split.name} split is empty")
+    if len(set(label_names)) != len(label_names):
+        raise DataError(f"--dataset {dataset}: two classes have the same name: {', '.join(label_names)}")
+    if len(set(train.labels)) < 2:
+        only = label_names[train.labels[0]]
+        raise DataError(f"--dataset {dataset}: every training image is '{only}'; two classes are needed")
+
+
+def _size_and_tail(path: str) -> tuple[int, bytes]:
+    try:
+        with Path(path).open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - 64))
+            return size, file.read()
+    except OSError:
+        return -1, b""  # the check of all images names it, with the others

@@ -1,0 +1,1 @@
+"""Checkpoints: saved atomically, verified before they are read, restored exactly."""

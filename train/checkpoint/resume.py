@@ -1,0 +1,129 @@
+"""Continuing a run: what must be the same, which checkpoint to take, and how to get back to it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from train.checkpoint.folder import newest_sound
+from train.checkpoint.manifest import CheckpointError, read_manifest, verify
+from train.checkpoint.snapshot import restore
+from train.config.record import RECORD, is_run, read_record
+from train.config.schema import FLAGS, OF_THE_START, Config, RunConfig
+from train.errors import ConfigError
+from train.state import TrainState
+from train.system.lock import Lock
+
+
+def check_identity(checkpoint: Path, identity: dict[str, Any]) -> None:
+    """Refuse to resume with anything that would change the bits of the run.
+
+    A flag that the checkpoint does not mention is younger than it; the run had what is the default now.
+
+    Raises:
+        ConfigError: names each difference.
+    """
+    saved = {name: FLAGS[name].default for name in identity.keys() & FLAGS} | read_manifest(checkpoint)["identity"]
+    if saved.get("processes") == identity.get("processes"):
+        same = set(identity)
+    else:  # with another number of processes, the same images per update need another batch size
+        same = identity.keys() - {"processes", "per_device_train_batch_size", "gradient_accumulation_steps", "fsdp"}
+    different = [name for name in identity if name in same and saved.get(name) != identity[name]]
+    if different:
+        shown = "; ".join(f"{name} was {saved.get(name)}, is now {identity[name]}" for name in different)
+        raise ConfigError(f"cannot resume {checkpoint}: {shown}; start a new run to change that")
+
+
+# Flags that change what is shown or kept, or the speed, but no bit of the weights.
+FREE = {
+    *OF_THE_START,
+    "preset",
+    "dataloader_num_workers",
+    "dataloader_timeout",
+    "image_cache",
+    "cache_memory",
+    "cache_size",
+    "tune_malloc",
+    "async_save",
+    "ddp_timeout",
+    "logging_steps",
+    "save_total_limit",
+}
+# May be raised where the schedule does not depend on it.
+LENGTH = {"num_train_epochs", "max_steps"}
+# The flag is only a name: what it names is compared instead (fingerprint, weights, precision).
+BY_CONTENT = {"dataset", "model", "device", "precision"}
+
+
+def identity(config: Config, decided: dict[str, Any], fixed_length: bool) -> dict[str, Any]:
+    """Everything that the bits of a run depend on and a resume may not change.
+
+    Args:
+        config: its flags.
+        decided: what was decided automatically.
+        fixed_length: whether the schedule depends on the length of the run.
+    """
+    recipe = config.recipe
+    free = FREE | BY_CONTENT | (set() if fixed_length else LENGTH)
+    flags = {name: value for name, value in config.flat().items() if name not in free}
+    images = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps * decided["processes"]
+    outcome = {name: decided[name] for name in ("dataset_fingerprint", "label_names", "precision", "processes")}
+    return flags | outcome | {"images_an_update": images}
+
+
+def find_checkpoint(run: RunConfig, lock: Lock, say: Callable[[str], None]) -> Path | None:
+    """The checkpoint to resume from; None to start at update 0.
+
+    Raises:
+        ConfigError: the one that was named is damaged, or the run has some but none that is sound.
+    """
+    asked, output_dir = run.resume_from_checkpoint, run.output_dir
+    if asked is None:
+        return None
+    if is_run(output_dir):
+        lock.take(Path(output_dir))
+    if asked != "auto":
+        try:
+            verify(Path(asked))
+        except CheckpointError as error:
+            raise ConfigError(f"--resume_from_checkpoint {error}; auto takes the newest sound one") from error
+        return Path(asked)
+    if not is_run(output_dir):
+        say("resume: no run to continue yet, so this one starts at update 0")
+        return None
+    found, notes = newest_sound(Path(output_dir))
+    for note in notes:
+        say(f"warning: {note}")
+    if found is None and notes:
+        raise ConfigError(f"--resume_from_checkpoint auto: no checkpoint in {output_dir} is sound; start a new run")
+    say(f"resume: from {found}" if found else f"resume: {output_dir} has no checkpoint yet; starting at update 0")
+    return found
+
+
+def bring_back(
+    state: TrainState, checkpoint: Path | None, same: dict[str, Any], total_updates: int, say: Callable[[str], None]
+) -> int:
+    """Restore `state` from a checkpoint of the same run, if there is one; returns the length of its log then.
+
+    Raises:
+        ConfigError: the run is another one by now, with each difference.
+    """
+    if checkpoint is None:
+        return 0
+    check_identity(checkpoint, same)
+    planned = read_record(checkpoint.parent / RECORD)["total_updates"]
+    try:
+        log_bytes = restore(state, checkpoint, weights_loaded=True)
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:  # sound, but not what this program writes
+        raise ConfigError(f"{checkpoint}: cannot be understood: {type(error).__name__} {error}") from error
+    if total_updates < state.step:
+        raise ConfigError(f"{checkpoint}: {state.step} updates are done, and now only {total_updates} are asked for")
+    before = read_manifest(checkpoint)["identity"].get("processes")
+    if before != same["processes"]:
+        say(
+            f"resume: {same['processes']} processes instead of {before}: the same samples, but not bit for bit the same"
+        )
+    if total_updates != planned:
+        say(f"resume: {total_updates} updates instead of {planned}, which this schedule allows: it ignores the length")
+    return log_bytes

@@ -1,0 +1,84 @@
+"""From a `TrainState` to what a checkpoint holds, and back."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from models.vit import read_weights
+from train.checkpoint.manifest import OPTIMIZER, STATE, CheckpointError
+from train.checkpoint.serialize import pack_optimizer, unpack_optimizer
+from train.distributed.parallel import full_tensor, load_full_state_dict
+from train.state import TrainState
+
+COUNTERS = ("step", "skipped", "losses_since_log")
+LOSSES = ("loss_since_log", "loss_total")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds, before it is written."""
+
+    step: int
+    best_step: int | None
+    model: nn.Module  # knows how its weights are saved
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+    document: dict[str, Any]  # of state.json
+
+    def on_cpu(self) -> "Snapshot":
+        """A copy in CPU memory, which training no longer changes."""
+        weights, optimizer = (
+            {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+            for tensors in (self.weights, self.optimizer)
+        )
+        return replace(self, weights=weights, optimizer=optimizer)
+
+
+def take_snapshot(state: TrainState, log_bytes: int) -> Snapshot:
+    """Everything a resume needs; the tensors are still those of the state. A collective where they are sharded."""
+    tensors, optimizer = pack_optimizer(state.optimizer)
+    document: dict[str, Any] = {name: getattr(state, name) for name in COUNTERS}
+    document |= {name: getattr(state, name).item() for name in LOSSES}
+    document["best"] = {"value": state.best.value, "step": state.best.step}
+    document["log_bytes"] = log_bytes
+    document["seconds"] = dict(state.seconds)
+    document["scaler"] = state.precision.scaler.state_dict()
+    document["scheduler"] = state.schedule.state_dict()
+    document["optimizer"] = optimizer
+    weights = {name: full_tensor(value) for name, value in state.raw_model.state_dict().items()}
+    return Snapshot(state.step, state.best.step, state.raw_model, weights, tensors, document)
+
+
+def restore(state: TrainState, checkpoint: Path, weights_loaded: bool = False) -> int:
+    """Set `state` to what was saved in `checkpoint`, which has been verified; returns the length of the log then.
+
+    Args:
+        state: of the same model, optimizer and schedule.
+        checkpoint: a `checkpoint-N` folder.
+        weights_loaded: the model was loaded from this very checkpoint, which need not be read again.
+
+    Raises:
+        CheckpointError: the checkpoint is of another optimizer or schedule.
+    """
+    document = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    if not weights_loaded:
+        load_full_state_dict(state.raw_model, read_weights(state.raw_model, checkpoint))
+    # The schedule first: replaying it changes learning rates, which the optimizer's saved ones then replace.
+    state.schedule.load_state_dict(document["scheduler"])
+    try:
+        unpack_optimizer(state.optimizer, load_file(checkpoint / OPTIMIZER), document["optimizer"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint}: its optimizer state does not fit: {error}") from error
+    state.precision.scaler.load_state_dict(document["scaler"])
+    for name in COUNTERS:
+        setattr(state, name, document[name])
+    for name in LOSSES:
+        getattr(state, name).fill_(document[name])
+    state.seconds |= document["seconds"]
+    state.best.value, state.best.step = document["best"]["value"], document["best"]["step"]
+    return document["log_bytes"]

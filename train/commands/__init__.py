@@ -1,0 +1,1 @@
+"""What `plainloop` runs, one module per command."""

@@ -1,0 +1,1 @@
+"""Every flag, the presets, and the record of a run."""

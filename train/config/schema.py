@@ -1,0 +1,233 @@
+"""Every setting of a run: documented fields in four sections, each checked when it is made.
+
+A flag that the Hugging Face Trainer also has carries its name and default. The recipes that differ from those
+defaults are in `train/presets.py`. Only `train/main.py` and `train/build.py` see the four sections together.
+"""
+
+import math
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, Self
+
+from train.errors import ConfigError
+
+
+def flag(default: Any, help: str) -> Any:
+    """A field with its documentation, which `--help` shows."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class RunConfig:
+    """Which run this is, where it writes, and on what it computes."""
+
+    preset: Literal["auto", "beans", "leaves", "debug", "trainer"] = flag(
+        "auto",
+        "Recipe to start from; every other flag overrides it. auto: beans where the Hub or its cache can be"
+        " reached (or a dataset or model is named), else leaves. trainer: the Trainer's bare defaults.",
+    )
+    output_dir: str | None = flag(None, "Folder of the run; new or empty. Default: runs/DATASET-TIME.")
+    resume_from_checkpoint: str | None = flag(
+        None,
+        "auto: continue the run in --output_dir (or the newest in runs/) from its newest checkpoint, or start"
+        " it if it has none. Or the path of a checkpoint-N folder.",
+    )
+    stop_after: int | None = flag(
+        None,
+        "Stop, with a checkpoint, when this many updates are done; the schedule stays that of the whole run.",
+    )
+    eval_only: bool = flag(False, "Evaluate --model on the validation split, print the metrics, and do not train.")
+    seed: int = flag(42, "Of the new head, the order of images and everything else random.")
+    device: str = flag("auto", "auto (cuda, else mps, else cpu), or a torch device such as cuda:1.")
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = flag(
+        "auto",
+        "auto: fp16 with a GradScaler on CUDA; bf16 on a CPU with AMX or AVX512-BF16; else fp32. Weights stay fp32"
+        " (fp64 for fp64, which is for comparing algorithms).",
+    )
+    fsdp: bool = flag(
+        False,
+        "Under torchrun: spread weights, gradients and optimizer state over the processes (FSDP2), not copy them.",
+    )
+    ddp_timeout: int = flag(1800, "Under torchrun: seconds after which a process that does not answer is given up.")
+    tf32: bool = flag(False, "Let CUDA multiply float32 matrices in TF32: faster, with 10 bits of mantissa.")
+    torch_compile: Literal["auto", "on", "off"] = flag(
+        "auto",
+        "Compile the network for full training batches. auto: in bf16 on a CPU, if the run trains on at least 40,000"
+        " images, which is what the minute of compiling takes to pay off twice.",
+    )
+    tune_malloc: bool = flag(
+        True, "On a CPU (glibc): keep freed memory for the next update instead of faulting in fresh pages."
+    )
+    async_save: bool = flag(
+        True, "Copy the state, then write the checkpoint while training goes on; needs memory for the copy."
+    )
+    torch_profiler: bool = flag(False, "Trace updates 3 to 5 of this start into OUTPUT_DIR/profile/trace.json.")
+    cache_dir: str | None = flag(None, "Where the Hub libraries keep downloads and tables. Default: their own caches.")
+    debug: bool = flag(False, "Show the traceback of an error.")
+    verbose: bool = flag(False, "Print the reason of every decision about speed; run.json holds them in any case.")
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        _at_least(self, 0, "seed")
+        _at_least(self, 1, "stop_after", "ddp_timeout")
+
+
+@dataclass
+class DataConfig:
+    """What to train on, and how it is read."""
+
+    dataset: str | None = flag(
+        None,
+        "Hub name, folder in the Hub's parquet layout, image folder (train/CLASS/*.jpg, or with metadata.csv), address"
+        " of either (s3://, gs://, hf://, https://), or builtin:leaves.",
+    )
+    dataset_config_name: str | None = flag(None, "Which configuration of a dataset that has several.")
+    image_column_name: str | None = flag(None, "Column of the images, if the column types do not tell.")
+    label_column_name: str | None = flag(None, "Column of the classes, if the column types do not tell.")
+    train_val_split: float = flag(
+        0.15, "Share of each class held out for validation where the dataset has no validation split."
+    )
+    max_train_samples: int | None = flag(None, "Train on a seeded random subset of so many images.")
+    max_eval_samples: int | None = flag(None, "Evaluate on a seeded random subset of so many images.")
+    streaming: bool = flag(
+        False,
+        "Read the data while training, without storing it: for what is larger than the disk. Needs --max_steps.",
+    )
+    shuffle_buffer: int = flag(1000, "With --streaming: images among which the next one is drawn.")
+    skip_bad_images: bool = flag(False, "Leave out images that cannot be decoded, each with a note, and record which.")
+    image_cache: Literal["auto", "memory", "disk", "none"] = flag(
+        "auto",
+        "Where images are kept once they are decoded and resized. auto: in memory if they fit in --cache_memory, else"
+        " in a memory-mapped file if they fit in --cache_size, else nowhere: then each epoch decodes them again.",
+    )
+    cache_memory: float = flag(2.0, "Most GiB of memory for prepared images.")
+    cache_size: float = flag(32.0, "Most GiB of disk for the files of prepared images, of all runs together.")
+    dataloader_num_workers: str = flag(
+        "auto",
+        "Processes that prepare batches; 0 does it in the main process. auto: 0 with an image cache, else by what"
+        " decoding takes here.",
+    )
+    dataloader_drop_last: bool = flag(False, "Drop the last, short batch of every epoch.")
+    dataloader_timeout: int = flag(120, "Seconds after which a worker that delivers nothing is an error; 0 waits.")
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        _at_least(self, 1, "max_train_samples", "max_eval_samples", "shuffle_buffer")
+        _at_least(self, 0, "dataloader_timeout", "cache_memory", "cache_size")
+        if self.dataloader_num_workers != "auto" and not str(self.dataloader_num_workers).isdecimal():
+            raise ConfigError(
+                f"--dataloader_num_workers {self.dataloader_num_workers}: must be auto, or a number of at least 0"
+            )
+        if not 0 < self.train_val_split < 1:
+            raise ConfigError(f"--train_val_split {self.train_val_split}: must lie between 0 and 1")
+
+
+@dataclass
+class ModelConfig:
+    """What to fine-tune."""
+
+    model: str | None = flag(
+        None, "Hub name, checkpoint folder, or a built-in size from scratch: builtin:small, builtin:tiny."
+    )
+
+
+@dataclass
+class RecipeConfig:
+    """The recipe: how long, how large, which optimizer and schedule, and when to look."""
+
+    num_train_epochs: float = flag(3.0, "Epochs to train; may be a fraction.")
+    max_steps: int = flag(-1, "Updates to train, instead of num_train_epochs, if positive.")
+    per_device_train_batch_size: int = flag(8, "Images a device sees at once in training.")
+    per_device_eval_batch_size: int = flag(8, "Images a device sees at once in evaluation.")
+    gradient_accumulation_steps: int = flag(1, "Batches whose gradients are added up for one update.")
+    optim: str = flag("adamw", "Class of torch.optim by name (adamw, sgd, nadam, muon, ...), or package.module:Class.")
+    optim_args: str | None = flag(None, "Its arguments: momentum=0.9,nesterov=true")
+    learning_rate: float = flag(5e-5, "Peak learning rate.")
+    weight_decay: float = flag(0.0, "Weight decay; biases and LayerNorms are spared.")
+    max_grad_norm: float = flag(1.0, "Clip the global gradient norm to this; 0 does not clip.")
+    lr_scheduler_type: str = flag(
+        "linear", "Name that transformers.get_scheduler knows, or class of torch.optim.lr_scheduler."
+    )
+    lr_scheduler_kwargs: str | None = flag(None, 'Its arguments: num_cycles=2 or {"num_cycles": 2}')
+    warmup_steps: float = flag(0, "Updates of linear warm-up; a number below 1 is a share of all updates.")
+    logging_steps: int = flag(500, "Log every so many updates.")
+    eval_steps: int = flag(500, "Evaluate every so many updates, and at the end.")
+    save_steps: int = flag(500, "Save a checkpoint every so many updates, at the end, and whenever a best is found.")
+    save_total_limit: int | None = flag(None, "Checkpoints to keep; the best and the newest are always kept.")
+    metric_for_best_model: str = flag("loss", "Validation metric that chooses the best model, e.g. accuracy, f1_macro.")
+    greater_is_better: bool | None = flag(None, "Whether more of it is better. Default: yes, unless it is a loss.")
+
+    def __post_init__(self) -> None:
+        """Check the numbers, and that what is best will have been saved."""
+        _at_least(
+            self,
+            1,
+            "per_device_train_batch_size",
+            "per_device_eval_batch_size",
+            "gradient_accumulation_steps",
+            "logging_steps",
+            "eval_steps",
+            "save_steps",
+            "save_total_limit",
+        )
+        _at_least(self, 0, "weight_decay", "max_grad_norm", "warmup_steps")
+        _more_than_zero(self, "learning_rate")
+        if self.max_steps <= 0:
+            _more_than_zero(self, "num_train_epochs")
+        if self.max_steps < -1 or self.max_steps == 0:
+            raise ConfigError(f"--max_steps {self.max_steps}: must be positive, or -1 for num_train_epochs")
+        if self.save_steps % self.eval_steps:
+            raise ConfigError(
+                f"--save_steps {self.save_steps}: must be a multiple of --eval_steps {self.eval_steps},"
+                " so that every saved checkpoint has been evaluated"
+            )
+
+
+@dataclass
+class Config:
+    """All four sections. Only train/main.py and train/build.py see them together."""
+
+    run: RunConfig
+    data: DataConfig
+    model: ModelConfig
+    recipe: RecipeConfig
+    preset_reason: str = ""  # why this preset: printed in the first line of a run, and recorded
+    named: list[str] = field(default_factory=list)  # flags that were given, not taken from defaults or a preset
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> Self:
+        """The opposite of `asdict`, for the other processes of a run."""
+        sections = {"run": RunConfig, "data": DataConfig, "model": ModelConfig, "recipe": RecipeConfig}
+        return cls(**{name: sections[name](**v) if name in sections else v for name, v in document.items()})
+
+    def flat(self) -> dict[str, Any]:
+        """Every flag and its value, as one dictionary."""
+        return asdict(self.run) | asdict(self.data) | asdict(self.model) | asdict(self.recipe)
+
+
+SECTIONS = (RunConfig, DataConfig, ModelConfig, RecipeConfig)
+FLAGS = {item.name: item for section in SECTIONS for item in fields(section)}
+# Flags that belong to one start of the program, not to the run: a resume neither inherits nor compares them.
+OF_THE_START = (
+    "output_dir",
+    "resume_from_checkpoint",
+    "stop_after",
+    "debug",
+    "eval_only",
+    "cache_dir",
+    "torch_profiler",
+    "verbose",
+)
+
+
+def _at_least(section: Any, least: float, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        if value is not None and not (value >= least and math.isfinite(value)):
+            raise ConfigError(f"--{name} {value}: must be a number of at least {least}")
+
+
+def _more_than_zero(section: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(section, name)
+        if not (value > 0 and math.isfinite(value)):
+            raise ConfigError(f"--{name} {value}: must be more than 0")

@@ -1,0 +1,80 @@
+"""`momentum=0.9,nesterov=true` -> keyword arguments, checked against what a class takes."""
+
+import ast
+import inspect
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from train.errors import ConfigError
+
+WORDS = {"true": True, "false": False, "none": None, "null": None}
+
+
+def parse_arguments(flag: str, text: str | None) -> dict[str, Any]:
+    """Read `a=1,b=(0.9,0.95),c=true`, or a JSON object, into a dictionary.
+
+    Raises:
+        ConfigError: the text is neither.
+    """
+    text = (text or "").strip()
+    if text.startswith("{"):
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"--{flag} {text}: is not JSON: {error}") from error
+    arguments = {}
+    for part in filter(None, re.split(r",(?=\s*\w+\s*=)", text)):  # commas inside (0.9,0.95) do not separate
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not name.isidentifier() or not value:
+            raise ConfigError(f"--{flag} {text}: must have the form name=value,name=value")
+        arguments[name] = _value(value)
+    return arguments
+
+
+def _value(text: str) -> Any:
+    if text.lower() in WORDS:
+        return WORDS[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def check_arguments(
+    flag: str,
+    owner: str,
+    arguments: dict[str, Any],
+    takes: Mapping[str, inspect.Parameter],
+    elsewhere: set[str],
+) -> None:
+    """Refuse arguments that `owner` does not take, that have a flag of their own (`elsewhere`), or of another form.
+
+    Raises:
+        ConfigError: names the argument and lists those that can be given.
+    """
+    open_ended = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in takes.values())
+    for name in arguments:
+        if name in elsewhere or (name not in takes and not open_ended):
+            accepted = ", ".join(sorted(takes.keys() - elsewhere - {"self", "args", "kwargs"})) or "nothing"
+            reason = "is set by a flag of its own" if name in elsewhere else f"is not taken by {owner}"
+            raise ConfigError(f"--{flag}: {name} {reason}; {owner} takes {accepted}")
+        if name in takes and (form := _wrong_form(arguments[name], takes[name].default)):
+            raise ConfigError(f"--{flag} {name}={arguments[name]}: must be {form}, such as {takes[name].default}")
+
+
+def _wrong_form(value: Any, default: Any) -> str | None:
+    """What a value should be, judged by the form of the default; None if it is of that form."""
+    if isinstance(default, tuple):
+        fits = isinstance(value, list | tuple) and len(value) == len(default) and all(map(_is_number, value))
+        return None if fits else f"{len(default)} numbers in parentheses"
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "true or false"
+    if isinstance(default, float):
+        return None if _is_number(value) else "a number"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,56 @@
+"""What can go wrong in the middle of a run, in one line that says what to do."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from data.loading.workers import WorkerError
+from data.pipeline import DataPipeline
+from train.distributed.collectives import all_gather
+from train.distributed.process_group import is_lost_peer, kill_stopped_siblings
+from train.errors import ConfigError, NonFiniteError, RunError
+from train.output.results import resume_command
+from train.state import TrainState
+
+MOST_NAMED = 8
+
+
+@contextlib.contextmanager
+def explained(state: TrainState, data: DataPipeline, folder: Path) -> Iterator[None]:
+    """Turn failures of `fit` that a person can mend into ConfigError (what was given) or RunError (the machine).
+
+    Args:
+        state: knows how far the run has come.
+        data: knows which images a bad update had.
+        folder: of the run, whose checkpoints are intact whatever happened.
+    """
+    again = f"continue with: {resume_command(folder)}"
+    try:
+        yield
+    except NonFiniteError as error:
+        names = [data.image_name(index) for index in all_gather(data.plan.indices(error.update))]
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        raise ConfigError(
+            f"update {error.update}: {error.what}; stopped before it changed the weights; its images:"
+            f" {', '.join(names[:MOST_NAMED])}{more}; try a lower --learning_rate, or --precision fp32"
+        ) from error
+    except WorkerError as error:
+        raise RunError(f"update {state.step + 1}: {error}; {again}") from error
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            "the device is out of memory: halve --per_device_train_batch_size and double --gradient_accumulation_steps,"
+            " which trains the same"
+        ) from error
+    except RuntimeError as error:
+        if not is_lost_peer(error):
+            raise
+        kill_stopped_siblings()
+        reason = str(error).splitlines()[0]
+        raise RunError(
+            f"update {state.step + 1}: another process of this run is gone or frozen ({reason}); {again}"
+        ) from error
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"cannot write in {folder}: {getattr(error, 'strerror', None) or error}; {again}") from error

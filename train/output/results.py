@@ -1,0 +1,212 @@
+"""What a finished run leaves behind: the best model, its card, and the results in the Trainer's files and keys."""
+
+import json
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+from data import files
+from data.pipeline import DataPipeline
+from data.plan import Plan
+from models.vit import Classifier, LoadedModel, load_model
+from train.checkpoint.manifest import MODEL_FILES
+from train.config.schema import Config, RecipeConfig
+from train.distributed.collectives import on_rank_zero
+from train.distributed.env import rank
+from train.distributed.parallel import shard
+from train.errors import ConfigError, RunError
+from train.evaluate import Metrics, evaluate
+from train.output.model_card import write_model_card
+from train.output.pictures import MOST_CLASSES, confusion_picture, prediction_picture
+from train.output.run_output import RunOutput
+from train.output.tracker import Tracker, read_log
+from train.precision import Precision
+from train.state import TrainState
+from train.system.console import say
+
+
+def finish(
+    folder: Path,
+    config: Config,
+    decided: dict[str, Any],
+    state: TrainState,
+    data: DataPipeline,
+    output: RunOutput,
+    stopped: bool,
+) -> None:
+    """After the last update: export the best model, evaluate it as it lies on the disk, and record the results.
+
+    After an early stop, write only `trainer_state.json` and print how to continue.
+
+    Raises:
+        RunError: every evaluation gave NaN, so that no model can be called the best.
+    """
+    plan = data.plan
+    if rank() == 0:
+        write_trainer_state(folder, state, plan, config.recipe)
+    if stopped or state.step < plan.total_updates:
+        say(f"stopped after update {state.step} of {plan.total_updates}; to continue: {resume_command(folder)}")
+        return
+    if state.best.step is None:
+        raise RunError(f"{state.best.metric} was nan in every evaluation; try a lower --learning_rate")
+    on_rank_zero(lambda: export_best(folder, state))
+    model = reload(folder, config, decided, state, data.label_names)
+    metrics = evaluate(model, data.validation_batches(), state.precision, data.label_names)
+    if rank() != 0:
+        return
+    evaluation = eval_results(metrics) | {"epoch": plan.epoch(state.best.step)}
+    choices = {name: decided[name] for name in ("preset", "preset_reason", "precision")}
+    write_results(folder, train_results(state, plan, decided["preparation_seconds"]) | choices, evaluation)
+    write_model_card(folder, config, decided, state, evaluation)
+    if not config.run.fsdp:  # a sharded model computes only where all processes take part
+        log_pictures(output.tracker, model, state, metrics, data)
+    output.tracker.log_outcome(config.flat(), metrics.values, state.step)
+    print_summary(folder, config, state, metrics, evaluation)
+
+
+def reload(
+    folder: Path, config: Config, decided: dict[str, Any], state: TrainState, label_names: list[str]
+) -> Classifier:
+    """The exported model, read from the folder as a user would: what was saved is judged, not what is in memory."""
+    attention, dtype = decided["attention"], state.precision.dtype
+    model = load_model(str(folder), label_names, attention=attention, dtype=dtype).model.to(state.precision.device)
+    if config.run.fsdp:
+        shard(model, model.blocks)
+    return model
+
+
+def print_summary(
+    folder: Path, config: Config, state: TrainState, metrics: Metrics, evaluation: dict[str, Any]
+) -> None:
+    """The last lines of a run: figures by class, where the time went, what the folder holds, what to type next."""
+    say(per_class_table(metrics))
+    total = sum(state.seconds.values())
+    say(f"time: {total:.1f} s; {', '.join(f'{part} {spent / total:.1%}' for part, spent in state.seconds.items())}")
+    best = metrics.values[state.best.metric]
+    matches = "matches the log" if best == state.best.value else f"the log says {state.best.value!r}"
+    low, high = evaluation["eval_accuracy_wilson_95"]
+    say(
+        f"done: {folder} holds the model of update {state.best.step}; verified: reloaded from disk, {state.best.metric}"
+        f" {best:.6g} ({matches}), accuracy {metrics.values['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f})"
+    )
+    command = ["plainloop", "train", "--model", str(folder), "--dataset", config.data.dataset, "--eval_only"]
+    say(f"next: {shlex.join(command)}\n      tensorboard --logdir {shlex.quote(str(folder))}")
+
+
+def per_class_table(metrics: Metrics) -> str:
+    """Precision, recall, F1 and number of images of each class, up to MOST_CLASSES of them."""
+    names = [name.removeprefix("f1/") for name in metrics.values if name.startswith("f1/")]
+    width = max(map(len, ["class", *names]))
+    lines = [f"{'class':<{width}}  precision  recall     F1  images"]
+    for name, row in list(zip(names, metrics.confusion, strict=True))[:MOST_CLASSES]:
+        precision, recall, f1 = (metrics.values[f"{kind}/{name}"] for kind in ("precision", "recall", "f1"))
+        lines.append(f"{name:<{width}}  {precision:>9.3f}  {recall:>6.3f}  {f1:>5.3f}  {sum(row):>6}")
+    if len(names) > MOST_CLASSES:
+        lines.append(f"and {len(names) - MOST_CLASSES} more classes, in eval_results.json")
+    return "\n".join(lines)
+
+
+def resume_command(folder: Path) -> str:
+    """What to type to continue the run in `folder`."""
+    return f"plainloop train --output_dir {shlex.quote(str(folder))} --resume_from_checkpoint auto"
+
+
+def export_best(folder: Path, state: TrainState) -> None:
+    """Copy the best checkpoint's model to the top of the run's folder."""
+    for name in MODEL_FILES:
+        files.copy(folder / f"checkpoint-{state.best.step}" / name, folder / name)
+
+
+def log_pictures(tracker: Tracker, model: Classifier, state: TrainState, metrics: Metrics, data: DataPipeline) -> None:
+    """Give TensorBoard the confusion matrix and some predictions."""
+    batch = next(data.validation_batches())
+    pictures = {"validation/predictions": prediction_picture(model, batch, state.precision, data.label_names)}
+    if len(data.label_names) <= MOST_CLASSES:
+        pictures["validation/confusion"] = confusion_picture(metrics.confusion, data.label_names)
+    tracker.log_pictures(state.step, pictures)
+
+
+def print_evaluation(loaded: LoadedModel, data: DataPipeline, precision: Precision) -> None:
+    """The metrics of --eval_only, as JSON on standard output.
+
+    Raises:
+        ConfigError: the model was not trained on these classes, so its head is new.
+    """
+    if loaded.new_head:
+        raise ConfigError("--eval_only: the model was not trained on these classes; name one that was with --model")
+    metrics = evaluate(loaded.model, data.validation_batches(), precision, data.label_names)
+    if rank() == 0:
+        print(json.dumps(eval_results(metrics), indent=2))
+
+
+def wilson_interval(correct: int, total: int, z: float = 1.96) -> tuple[float, float]:
+    """95 % interval of a rate from counts (E. B. Wilson, 1927): unlike the normal one, sound near 0 and 1."""
+    rate = correct / total
+    middle = (rate + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(rate * (1 - rate) / total + z * z / (4 * total * total))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def train_results(state: TrainState, plan: Plan, preparation_seconds: float) -> dict[str, float]:
+    """The Trainer's summary of training, with the rates over training time alone: no evaluation, no saves.
+
+    Where all the time went is there as well, in seconds; for a resumed run, summed over its starts.
+    """
+    return {
+        "epoch": plan.epoch(state.step),
+        "train_loss": state.loss_total.item() / state.step,
+        "train_runtime": state.train_seconds,
+        "train_samples": plan.samples,
+        "train_samples_per_second": plan.samples_until(state.step) / state.train_seconds,
+        "train_steps_per_second": state.step / state.train_seconds,
+        "skipped_updates": state.skipped,
+        "preparation_seconds": preparation_seconds,
+        **{f"{part}_seconds": seconds for part, seconds in state.seconds.items()},
+    }
+
+
+def eval_results(metrics: Metrics) -> dict[str, Any]:
+    """The best model's metrics, with the interval of its accuracy and the confusion counts."""
+    correct = sum(row[index] for index, row in enumerate(metrics.confusion))
+    return {
+        **metrics.logged(),
+        "eval_samples": metrics.samples,
+        "eval_accuracy_wilson_95": list(wilson_interval(correct, metrics.samples)),
+        "eval_confusion": metrics.confusion,
+    }
+
+
+def write_results(folder: Path, train: dict[str, Any], evaluation: dict[str, Any]) -> None:
+    """train_results.json, eval_results.json, and both in all_results.json."""
+    _write_json(folder / "train_results.json", train)
+    _write_json(folder / "eval_results.json", evaluation)
+    _write_json(folder / "all_results.json", evaluation | train)
+
+
+def write_trainer_state(folder: Path, state: TrainState, plan: Plan, recipe: RecipeConfig) -> None:
+    """trainer_state.json with the keys that tools made for the Trainer read."""
+    best = None if state.best.step is None else str(folder / f"checkpoint-{state.best.step}")
+    _write_json(
+        folder / "trainer_state.json",
+        {
+            "best_metric": state.best.value,
+            "best_global_step": state.best.step,
+            "best_model_checkpoint": best,
+            "epoch": plan.epoch(state.step),
+            "global_step": state.step,
+            "max_steps": plan.total_updates,
+            "num_train_epochs": math.ceil(plan.epoch(plan.total_updates)),
+            "logging_steps": recipe.logging_steps,
+            "eval_steps": recipe.eval_steps,
+            "save_steps": recipe.save_steps,
+            "train_batch_size": recipe.per_device_train_batch_size,
+            "is_local_process_zero": True,
+            "is_world_process_zero": True,
+            "log_history": read_log(folder),
+        },
+    )
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    files.write_text(path, json.dumps(document, indent=2) + "\n")

@@ -1,0 +1,1 @@
+"""The machine: device, memory, compiler, signals, the Hub, the terminal."""

@@ -1,0 +1,14 @@
+"""Lines for the person at the terminal."""
+
+import sys
+
+from tqdm import tqdm
+
+from train.distributed.env import rank
+
+
+def say(text: str) -> None:
+    """Print one line above the progress bar; in several processes only rank 0 prints."""
+    if rank() == 0:
+        tqdm.write(text)
+        sys.stdout.flush()
