@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data.plan import Plan
-from tests.train.test_checkpoint import make_state
+from tests.train.checkpoint.test_checkpoint import make_state
 from train.evaluate import Metrics
 from train.output.pictures import confusion_picture
 from train.output.results import eval_results, train_results, wilson_interval

@@ -11,7 +11,7 @@ from data import cores
 from data.cache.prepared import Decoded, Kept
 from data.cores import usable_cores
 from data.pipeline import choose_workers
-from tests.data.test_loader import FIXED, split
+from tests.data.loading.test_loader import FIXED, split
 from tests.running import run_here, run_process, weights
 from train.build import choose_compute
 from train.config.schema import RunConfig

@@ -12,7 +12,7 @@ from data.cache.check import cache_folder
 from data.cache.prepared import CachePolicy, Kept, prepare_images
 from data.reading.decode import Resize
 from data.reading.splits import Splits
-from tests.data.test_check import GOOD, png, split
+from tests.data.cache.test_check import GOOD, png, split
 from tests.reliability.harness import FORK, finish, start
 from tests.running import records, run_here, same_tensors, weights
 

@@ -21,7 +21,7 @@ from data import DataError
 from data.loading.streaming import batched, shuffled_rows, stream_batches
 from data.reading.remote import by_split, list_remote
 from data.sources import load_splits, load_streams
-from tests.data.test_loader import FIXED
+from tests.data.loading.test_loader import FIXED
 from tests.data.test_sources import ClassLabel, Features, class_folders, images, write
 from tests.reliability.groups import start_group
 from tests.reliability.harness import finish, start
