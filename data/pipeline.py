@@ -3,16 +3,16 @@
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from data import DataError
 from data.cache.prepared import CachePolicy, Kept, Pixels, prepare_images
 from data.cores import usable_cores
-from data.loading.loader import Images, InOrder, PlannedSampler, batches_on, build_loader
+from data.loading.loader import Images, InOrder, OwnImages, PlannedSampler, batches_on, build_loader
 from data.loading.streaming import Streams, batched, rows_in_order, shuffled_rows, stream_batches
 from data.loading.workers import resilient_batches
 from data.plan import Batch, Plan, Sample, StreamPlan
@@ -31,7 +31,7 @@ class DataPipeline:
     validation_batches: Callable[[], Iterator[Batch]]  # every validation image once, in order
     label_names: list[str]
     image_name: Callable[[int], str]  # what to call a training image in a message
-    fingerprint: str | None  # identity of the data; None if it is not known
+    fingerprint: str | None = None  # identity of the data; None if it is not known
     notes: list[str] = field(default_factory=list)  # how images get to the device, and why
 
 
@@ -40,7 +40,7 @@ class LoadingOptions:
     """How stored images are loaded. None of these changes a pixel."""
 
     eval_batch_size: int
-    workers: str = "0"  # a number, or auto
+    workers: str = "0"  # processes that prepare batches, or auto
     timeout: float = 120  # seconds after which a worker that delivers nothing has failed; 0 waits
 
 
@@ -82,38 +82,28 @@ def stored_pipeline(
     notes.append(f"{workers} workers ({why})")
     train = Images(pixels["train"], splits.train.labels)
     validation = Images(pixels["validation"], splits.validation.labels)
-    pipeline = dataset_pipeline(
-        train, validation, make_plan(len(train)), device, splits.label_names, options, workers, say
-    )
-    return splits, DataPipeline(
-        pipeline.plan,
-        pipeline.train_batches,
-        pipeline.validation_batches,
-        splits.label_names,
-        splits.train.image_name,
-        splits.fingerprint(),
-        notes,
-    )
+    plan, names = make_plan(len(train)), splits.label_names
+    pipeline = dataset_pipeline(train, validation, plan, device, names, replace(options, workers=str(workers)), say)
+    image_name, fingerprint = splits.train.image_name, splits.fingerprint()
+    return splits, replace(pipeline, image_name=image_name, fingerprint=fingerprint, notes=notes)
 
 
 def dataset_pipeline(
-    train: Dataset,
-    validation: Dataset,
+    train: Images | OwnImages,
+    validation: Images | OwnImages,
     plan: Plan,
     device: torch.device,
     label_names: list[str],
     options: LoadingOptions,
-    workers: int,
     say: Say,
-    fingerprint: str | None = None,
 ) -> DataPipeline:
-    """The pipeline of two map-style data sets whose `__getitems__` takes (epoch, index) pairs and returns a `Batch`."""
+    """The pipeline of two data sets that return whole batches."""
 
     def batches(images: Any, batches_after: Callable[[int], Sampler[list[Sample]]]) -> Iterator[Batch]:
         pin = device.type == "cuda" and not getattr(images, "on_device", False)
 
         def make_loader(skip: int) -> DataLoader:
-            sampler = batches_after(skip)
+            sampler, workers = batches_after(skip), int(options.workers)
             return build_loader(images, sampler, workers=workers, timeout=options.timeout, pin_memory=pin)
 
         return batches_on(device, resilient_batches(make_loader, warn=lambda text: say(f"warning: {text}")))
@@ -125,7 +115,7 @@ def dataset_pipeline(
         count, size = len(validation), options.eval_batch_size
         return batches(validation, lambda skip: InOrder(count, size, skip, plan.rank, plan.world))
 
-    return DataPipeline(plan, train_batches, validation_batches, label_names, lambda i: f"image {i}", fingerprint)
+    return DataPipeline(plan, train_batches, validation_batches, label_names, lambda index: f"image {index}")
 
 
 def streamed_pipeline(

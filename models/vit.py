@@ -5,12 +5,14 @@ SWAP HERE: `Classifier` is what the loop trains. Anything that maps uint8 images
 
 import inspect
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.utils import enable_progress_bars
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
@@ -127,7 +129,9 @@ def load_model(
         ModelError: in one line, what is wrong with the name, the files or the weights.
     """
     transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # of loading, a moment; but it switches off downloads' as well
+    if sys.stderr.isatty():
+        enable_progress_bars()
     id2label = dict(enumerate(label_names))
     label2id = {name: index for index, name in id2label.items()}
     if model.startswith("builtin:"):

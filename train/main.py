@@ -57,7 +57,8 @@ def run(config: Config, signals: Signals) -> None:
     # Imported here, so that --help does not wait for torch; and without the garbage collector, which would walk through
     # a million new objects again and again: a second or more of eight.
     gc.disable()
-    from train import build
+    from train.build.inputs import load_inputs
+    from train.build.job import build_job, check_flags
     from train.distributed.collectives import all_reduce_max
     from train.loop import fit
     from train.output import results
@@ -71,18 +72,18 @@ def run(config: Config, signals: Signals) -> None:
         return signals.note(all_reduce_max(signals.number))
 
     say(f"preset {config.run.preset}: {config.preset_reason}")
-    build.check_flags(config)
+    check_flags(config)
     with Lock() as lock:
-        inputs = build.load_inputs(config, lock)
+        inputs = load_inputs(config, lock)
         if config.run.eval_only:
             results.print_evaluation(inputs.loaded, inputs.data, inputs.precision)
             return
-        job = build.build_job(config, inputs, lock)
+        job = build_job(config, inputs, lock)
         with job.output:
-            with explained(job.state, job.data, job.folder), signals.deferred():
+            with explained(job.state, job.data, job.output.folder), signals.deferred():
                 fit(job.state, job.data, config.recipe, job.output, should_stop)
                 job.output.wait_for_save()
-            results.finish(job.folder, config, job.decided, job.state, job.data, job.output, stopped=should_stop())
+            results.finish(config, job.decided, job.state, job.data, job.output, stopped=should_stop())
         signals.raise_received()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from data import DataError
 from data.cache.prepared import Kept, Pixels
 from data.plan import IGNORED, Batch, Plan, Sample
 from data.seeds import derive_seed
@@ -96,8 +97,35 @@ class Images(Dataset):
         return self.augment(image)
 
 
+class OwnImages(Dataset):
+    """Any map-style data set of (image, label) pairs, as batches: image uint8 [3, h, w], label the index of a class."""
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        """`seed` makes random transforms inside the data set reproducible."""
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.dataset)
+
+    def __getitems__(self, samples: list[Sample]) -> Batch:
+        """A whole batch at once; DataError if an item has another form."""
+        ignored = not samples  # see Images._stand_in
+        images, labels, indices = [], [], []
+        for epoch, index in samples or [(0, 0)]:
+            torch.default_generator.manual_seed(derive_seed(self.seed, "augment", epoch, index))
+            image, label = self.dataset[index]
+            if getattr(image, "dtype", None) != torch.uint8 or image.ndim != 3:
+                found = getattr(image, "dtype", type(image).__name__)
+                raise DataError(f"image {index} of the data set: is {found}, not a uint8 tensor [3, height, width]")
+            images.append(image)
+            labels.append(IGNORED if ignored else int(label))
+            indices.append(-1 if ignored else index)
+        return {"pixel_values": torch.stack(images), "labels": torch.tensor(labels), "index": torch.tensor(indices)}
+
+
 def as_it_is(batch: Batch) -> Batch:
-    """What `Images` gives is a batch already: nothing is left to collate."""
+    """Collate nothing: a data set with `__getitems__` returns whole batches."""
     return batch
 
 

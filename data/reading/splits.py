@@ -1,6 +1,7 @@
 """Splits: encoded images with their classes, and what identifies them."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,6 +29,13 @@ class Split:
         """What to call an image in a message: its path where it has one, else its row."""
         path = (self.table[index]["image"] or {}).get("path")
         return path or f"{self.name} row {index if self.rows is None else self.rows[index]}"
+
+    def counts(self, label_names: list[str], most: int = 20) -> str:
+        """How many images each class has; of more than `most` classes only the range."""
+        found = Counter(self.labels)
+        if len(label_names) > most:
+            return f"{min(found.values())} to {max(found.values())} images in each of {len(found)} classes"
+        return ", ".join(f"{found[index]} {name}" for index, name in enumerate(label_names))
 
     def select(self, indices: list[int]) -> "Split":
         """The split with only these images, in this order."""

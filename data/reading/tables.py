@@ -5,6 +5,7 @@ cast onto the first one's *indices* without a word.
 """
 
 import logging
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def read_tables(
     streaming: bool = False,
 ) -> tuple[dict[str, Table], dict[str, list[str]]]:
     """The tables of `train` and, where there is one, `validation`, and the files of each."""
-    datasets.disable_progress_bars()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     logging.getLogger("datasets").setLevel(logging.ERROR)
     source = dataset
     if is_remote(dataset):

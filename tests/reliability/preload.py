@@ -2,7 +2,7 @@
 
 import torch
 
-import train.build
+import train.build.job
 import train.config.cli
 import train.output.failures
 import train.output.results  # noqa: F401

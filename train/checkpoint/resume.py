@@ -1,6 +1,5 @@
 """Continuing a run: what must be the same, which checkpoint to take, and how to get back to it."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from train.config.record import RECORD, is_run, read_record
 from train.config.schema import FLAGS, OF_THE_START, Config, RunConfig
 from train.errors import ConfigError
 from train.state import TrainState
+from train.system.console import say
 from train.system.lock import Lock
 
 
@@ -27,6 +27,9 @@ def check_identity(checkpoint: Path, identity: dict[str, Any]) -> None:
         same = set(identity)
     else:  # with another number of processes, the same images per update need another batch size
         same = identity.keys() - {"processes", "per_device_train_batch_size", "gradient_accumulation_steps", "fsdp"}
+    if None in (saved.get("dataset_fingerprint"), identity["dataset_fingerprint"]):
+        say("resume: the data set has no fingerprint, so nobody can tell whether it is still the same")
+        same -= {"dataset_fingerprint"}
     different = [name for name in identity if name in same and saved.get(name) != identity[name]]
     if different:
         shown = "; ".join(f"{name} was {saved.get(name)}, is now {identity[name]}" for name in different)
@@ -70,7 +73,7 @@ def identity(config: Config, decided: dict[str, Any], fixed_length: bool) -> dic
     return flags | outcome | {"images_an_update": images}
 
 
-def find_checkpoint(run: RunConfig, lock: Lock, say: Callable[[str], None]) -> Path | None:
+def find_checkpoint(run: RunConfig, lock: Lock) -> Path | None:
     """The checkpoint to resume from; None to start at update 0.
 
     Raises:
@@ -100,19 +103,26 @@ def find_checkpoint(run: RunConfig, lock: Lock, say: Callable[[str], None]) -> P
 
 
 def bring_back(
-    state: TrainState, checkpoint: Path | None, same: dict[str, Any], total_updates: int, say: Callable[[str], None]
+    state: TrainState, checkpoint: Path | None, same: dict[str, Any], total_updates: int, weights_loaded: bool
 ) -> int:
     """Restore `state` from a checkpoint of the same run, if there is one; returns the length of its log then.
 
+    Args:
+        state: at update 0.
+        checkpoint: which has been verified; None changes nothing.
+        same: the identity of the run as it is now.
+        total_updates: as planned now.
+        weights_loaded: the model was built from `checkpoint`, whose weights need not be read again.
+
     Raises:
-        ConfigError: the run is another one by now, with each difference.
+        ConfigError: the checkpoint is of another run; names each difference.
     """
     if checkpoint is None:
         return 0
     check_identity(checkpoint, same)
     planned = read_record(checkpoint.parent / RECORD)["total_updates"]
     try:
-        log_bytes = restore(state, checkpoint, weights_loaded=True)
+        log_bytes = restore(state, checkpoint, weights_loaded)
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
     except (KeyError, TypeError, ValueError, RecursionError) as error:  # sound, but not what this program writes

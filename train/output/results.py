@@ -27,7 +27,6 @@ from train.system.console import say
 
 
 def finish(
-    folder: Path,
     config: Config,
     decided: dict[str, Any],
     state: TrainState,
@@ -42,7 +41,7 @@ def finish(
     Raises:
         RunError: every evaluation gave NaN, so that no model can be called the best.
     """
-    plan = data.plan
+    plan, folder = data.plan, output.folder
     if rank() == 0:
         write_trainer_state(folder, state, plan, config.recipe)
     if stopped or state.step < plan.total_updates:

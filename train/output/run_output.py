@@ -7,14 +7,16 @@ from train.checkpoint.folder import CheckpointFolder
 from train.evaluate import Metrics
 from train.output.tracker import Tracker
 from train.state import TrainState
+from train.system.lock import Lock
 
 
 class RunOutput:
     """The tracker and the checkpoints of one run, joined because a checkpoint records how long the log was."""
 
-    def __init__(self, tracker: Tracker, checkpoints: CheckpointFolder) -> None:
-        """Both are of the same folder."""
-        self.tracker, self.checkpoints = tracker, checkpoints
+    def __init__(self, tracker: Tracker, checkpoints: CheckpointFolder, lock: Lock) -> None:
+        """`lock` holds the folder of both, and is released at the end."""
+        self.tracker, self.checkpoints, self.lock = tracker, checkpoints, lock
+        self.folder = checkpoints.folder
 
     def __enter__(self) -> Self:
         """Use as a context manager, so that leaving the block waits for the last save and closes the log."""
@@ -24,7 +26,7 @@ class RunOutput:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Finish what is being written, even if training failed."""
-        with self.tracker:
+        with self.lock, self.tracker:
             self.checkpoints.__exit__(kind, error, trace)
 
     def advance(self, images: int) -> None:

@@ -21,8 +21,8 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         """Release every folder."""
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
 
     def __contains__(self, folder: Path) -> bool:
         """Whether this lock holds the folder."""
