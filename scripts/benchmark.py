@@ -215,10 +215,10 @@ def run_limit(asked: argparse.Namespace) -> None:
     from data.sources import load_splits
     from models.preprocessing import Normalize, read_preprocessing
     from models.vit import load_model
-    from train.build.inputs import choose_compute
     from train.config.schema import RunConfig
     from train.loop import train_step
     from train.optim import build_optimizer
+    from train.setup.inputs import choose_compute
     from train.system.compile import compile_network
     from train.system.device import choose_attention
     from train.system.memory import keep_freed_memory

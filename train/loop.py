@@ -1,6 +1,6 @@
 """The training loop. One turn of `fit` is one optimizer update.
 
-train/main.py calls `fit`. Model, optimizer, schedule and loss arrive in `state`: train/build/ puts them there as the
+train/main.py calls `fit`. Model, optimizer, schedule and loss arrive in `state`: train/setup/ puts them there as the
 flags say, and train/optim.py, train/loss.py and models/vit.py are the files to edit for your own.
 """
 

@@ -57,12 +57,12 @@ def run(config: Config, signals: Signals) -> None:
     # Imported here, so that --help does not wait for torch; and without the garbage collector, which would walk through
     # a million new objects again and again: a second or more of eight.
     gc.disable()
-    from train.build.inputs import load_inputs
-    from train.build.job import build_job, check_flags
     from train.distributed.collectives import all_reduce_max
     from train.loop import fit
     from train.output import results
     from train.output.failures import explained
+    from train.setup.inputs import load_inputs
+    from train.setup.job import build_job, check_flags
     from train.system.console import say
     from train.system.lock import Lock
 

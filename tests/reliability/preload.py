@@ -2,9 +2,4 @@
 
 import torch
 
-import train.build.job
-import train.config.cli
-import train.output.failures
-import train.output.results  # noqa: F401
-
 torch.set_num_threads(1)

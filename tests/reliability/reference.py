@@ -10,10 +10,10 @@ from torch import nn
 from data.plan import Plan
 from tests.making import make_optimizer, make_schedule
 from tests.reliability.harness import Report, draw
-from train.build.inputs import make_plan
 from train.config.schema import RecipeConfig, RunConfig
 from train.loop import train_step
 from train.precision import Precision
+from train.setup.inputs import make_plan
 from train.state import Best, TrainState
 
 

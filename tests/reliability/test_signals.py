@@ -58,7 +58,7 @@ def test_a_signal_while_training_finishes_the_update_saves_and_says_how_to_go_on
 ):
     out, log, flag = tmp_path / "run", tmp_path / "log", tmp_path / "flag"
     workers = ("--dataloader_num_workers", 2 if to_group else 0)
-    process = start((*RUN, *workers, "--output_dir", out), PauseBefore("train.build.inputs", name, flag), log)
+    process = start((*RUN, *workers, "--output_dir", out), PauseBefore("train.setup.inputs", name, flag), log)
     wait_for(flag.exists)
     (os.killpg if to_group else os.kill)(process.pid, number)
     assert finish(process) == CODE[number]
@@ -75,7 +75,7 @@ def test_a_signal_while_training_finishes_the_update_saves_and_says_how_to_go_on
 @pytest.mark.parametrize("name", ["load_splits", "load_model"])
 def test_a_signal_before_training_ends_the_program_and_leaves_nothing(name, tmp_path):
     out, log, flag = tmp_path / "run", tmp_path / "log", tmp_path / "flag"
-    process = start((*RUN, "--output_dir", out), PauseBefore("train.build.inputs", name, flag), log)
+    process = start((*RUN, "--output_dir", out), PauseBefore("train.setup.inputs", name, flag), log)
     wait_for(flag.exists)
     os.kill(process.pid, signal.SIGTERM)
     assert finish(process) == 143

@@ -1,7 +1,7 @@
 """Every setting of a run: documented fields in four sections, each checked when it is made.
 
 A flag that the Hugging Face Trainer also has carries its name and default. The recipes that differ from those
-defaults are in `train/presets.py`. Only `train/main.py` and `train/build/` see the four sections together.
+defaults are in `train/presets.py`. Only `train/main.py` and `train/setup/` see the four sections together.
 """
 
 import math
@@ -184,7 +184,7 @@ class RecipeConfig:
 
 @dataclass
 class Config:
-    """All four sections. Only train/main.py and train/build/ see them together."""
+    """All four sections. Only train/main.py and train/setup/ see them together."""
 
     run: RunConfig
     data: DataConfig

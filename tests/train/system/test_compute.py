@@ -13,9 +13,9 @@ from data.cores import usable_cores
 from data.pipeline import choose_workers
 from tests.data.loading.test_loader import FIXED, split
 from tests.running import run_here, run_process, weights
-from train.build.inputs import choose_compute
 from train.config.schema import RunConfig
 from train.errors import ConfigError
+from train.setup.inputs import choose_compute
 from train.system.compile import WORTH_COMPILING, choose_compile
 from train.system.memory import keep_freed_memory
 

@@ -1,0 +1,199 @@
+"""Device, data and model of a run. Every automatic decision is printed once and recorded."""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from data.cache.prepared import CachePolicy
+from data.cores import usable_cores
+from data.loading.streaming import Streams
+from data.pipeline import DataPipeline, LoadingOptions, stored_pipeline, streamed_pipeline
+from data.plan import Plan, StreamPlan, batches_per_epoch
+from data.reading.decode import Resize
+from data.reading.splits import Splits
+from data.sources import load_splits, load_streams
+from models.vit import Classifier, LoadedModel, load_model
+from train.checkpoint import resume
+from train.config.schema import Config, RecipeConfig, RunConfig
+from train.distributed.collectives import on_rank_zero
+from train.distributed.env import rank, world_size
+from train.distributed.parallel import shard
+from train.errors import ConfigError
+from train.precision import Precision
+from train.system import hub
+from train.system.console import say
+from train.system.device import choose_attention, choose_device, choose_precision, set_threads
+from train.system.lock import Lock
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What training and a mere evaluation have in common."""
+
+    precision: Precision
+    precision_reason: str
+    checkpoint: Path | None  # to resume from
+    loaded: LoadedModel
+    splits: Splits | Streams
+    data: DataPipeline
+    preparation_seconds: float  # spent decoding images before the first update
+
+
+def load_inputs(config: Config, lock: Lock) -> Inputs:
+    """Device, data and model, the model from a checkpoint if the run is resumed."""
+    run = config.run
+    precision, reason = choose_compute(run)
+    offline = _is_offline(config)
+    splits = _load_data(config, offline)
+    checkpoint = on_rank_zero(lambda: resume.find_checkpoint(run, lock))
+    torch.manual_seed(run.seed)  # before the model is built: the new head is drawn from it
+    loaded = _load_classifier(config, checkpoint, splits.label_names, precision, offline)
+    started = time.perf_counter()
+    splits, data = _build_pipeline(config, splits, loaded.model, precision.device)
+    return Inputs(precision, reason, checkpoint, loaded, splits, data, time.perf_counter() - started)
+
+
+def choose_compute(run: RunConfig) -> tuple[Precision, str]:
+    """The device and precision to compute in, and why. Sets up threads and TF32.
+
+    Raises:
+        ConfigError: what was asked for is not available here.
+    """
+    device = choose_device(run.device)
+    name, reason = choose_precision(run.precision, device)
+    if run.fsdp:
+        name, reason = _for_shards(name, reason, run)
+    if run.tf32 and device.type != "cuda":
+        raise ConfigError(f"--tf32 true: is a mode of CUDA's matrix units, and this is {device}")
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if run.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = run.tf32  # torch's own default is yes, for convolutions only
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else set_threads()
+    say(f"device: {device} ({where}), {name}: {reason}")
+    return Precision(name, device), reason
+
+
+def _for_shards(name: str, reason: str, run: RunConfig) -> tuple[str, str]:
+    if world_size() == 1:
+        raise ConfigError("--fsdp true: shards over several processes; start them with torchrun --nproc-per-node=N")
+    if run.torch_compile == "on":
+        raise ConfigError("--torch_compile on: does not work on a sharded model; drop it, or --fsdp")
+    if name != "fp16":
+        return name, reason
+    if run.precision == "fp16":
+        raise ConfigError("--precision fp16: its scaler does not support shards; bf16 or fp32 work with --fsdp")
+    return "bf16", "the scaler of fp16 does not support shards"
+
+
+def _is_offline(config: Config) -> bool:
+    """Whether a Hub name is to be loaded while the Hub cannot be reached."""
+    if not (hub.is_hub_name(config.data.dataset) or hub.is_hub_name(config.model.model)):
+        return False
+    unreachable = hub.why_unreachable()
+    if unreachable:
+        say(f"{unreachable}: only what its local cache holds can be loaded")
+    return unreachable is not None
+
+
+def _load_data(config: Config, offline: bool) -> Splits | Streams:
+    """Both splits; no image has been looked at yet."""
+    data, run = config.data, config.run
+    options = {
+        "config_name": data.dataset_config_name,
+        "image_column": data.image_column_name,
+        "label_column": data.label_column_name,
+        "cache_dir": run.cache_dir,
+        "offline": offline,
+    }
+    if data.streaming:
+        return load_streams(data.dataset, **options)
+    return load_splits(
+        data.dataset,
+        **options,
+        validation_fraction=data.train_val_split,
+        max_train_samples=data.max_train_samples,
+        max_eval_samples=data.max_eval_samples,
+        seed=run.seed,
+    )
+
+
+def _load_classifier(
+    config: Config, checkpoint: Path | None, label_names: list[str], precision: Precision, offline: bool
+) -> LoadedModel:
+    """The model on its device, in the precision's dtype."""
+    run, name = config.run, str(checkpoint or config.model.model)
+    attention = choose_attention(precision.device, precision.name)
+    options = {"attention": attention, "cache_dir": run.cache_dir, "offline": offline}
+    # Loaded as float32 and then widened, so that a new head is the same draw in every precision.
+    loaded = load_model(name, label_names, **options)
+    if precision.name == "fp64" and not loaded.new_head:  # it may have been saved in float64
+        loaded = load_model(name, label_names, dtype=precision.dtype, **options)
+    model = loaded.model.to(precision.device)
+    model.vit.to(precision.dtype)
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    size = model.vit.config.image_size
+    say(f"model: {'; '.join([name, *loaded.notes])}; {millions:.1f} M parameters, {size} pixels, {attention} attention")
+    if run.fsdp:
+        shard(model, model.blocks)
+    return loaded
+
+
+def _build_pipeline(
+    config: Config, splits: Splits | Streams, model: Classifier, device: torch.device
+) -> tuple[Splits | Streams, DataPipeline]:
+    data, recipe, run = config.data, config.recipe, config.run
+    wanted = model.preprocessing
+    resize = Resize(wanted.height, wanted.width, wanted.interpolation)
+    if isinstance(splits, Streams):
+        sizes = "images read while training"
+        asked = data.dataloader_num_workers
+        threads = usable_cores() if asked == "auto" else max(1, int(asked))
+        plan = make_stream_plan(recipe, splits.train.samples, run)
+        pipeline = streamed_pipeline(
+            splits, plan, resize, device, recipe.per_device_eval_batch_size, threads, data.shuffle_buffer
+        )
+    else:
+        policy = CachePolicy(
+            data.image_cache, data.cache_memory, data.cache_size, run.cache_dir, shared=world_size() > 1
+        )
+        options = LoadingOptions(
+            recipe.per_device_eval_batch_size, data.dataloader_num_workers, data.dataloader_timeout
+        )
+        splits, pipeline = stored_pipeline(
+            splits,
+            lambda samples: make_plan(recipe, samples, run, data.dataloader_drop_last),
+            resize,
+            device,
+            policy,
+            options,
+            data.skip_bad_images,
+            say,
+        )
+        sizes = f"{len(splits.train)} training and {len(splits.validation)} validation images"
+    for note in splits.notes:
+        say(f"data: {note}")
+    say(f"data: {splits.dataset}: {sizes}, {len(splits.label_names)} classes: {', '.join(splits.label_names)}")
+    if isinstance(splits, Splits):
+        for split in (splits.train, splits.validation):
+            say(f"data: {split.name}: {split.counts(splits.label_names)}")
+    return splits, pipeline
+
+
+def make_plan(recipe: RecipeConfig, samples: int, run: RunConfig, drop_last: bool = False) -> Plan:
+    """The plan for a data set of known size; updates are counted as the Trainer counts them."""
+    batch_size, accumulation = recipe.per_device_train_batch_size, recipe.gradient_accumulation_steps
+    batches = batches_per_epoch(samples, batch_size * world_size(), drop_last)
+    updates_per_epoch = math.ceil(batches / accumulation)
+    total = recipe.max_steps if recipe.max_steps > 0 else math.ceil(recipe.num_train_epochs * updates_per_epoch)
+    return Plan(samples, batch_size, accumulation, total, run.seed, drop_last, rank(), world_size(), run.stop_after)
+
+
+def make_stream_plan(recipe: RecipeConfig, samples: int | None, run: RunConfig) -> StreamPlan:
+    """The plan for a stream, whose length may be unknown: --max_steps updates."""
+    batch_size, accumulation = recipe.per_device_train_batch_size, recipe.gradient_accumulation_steps
+    return StreamPlan(
+        batch_size, accumulation, recipe.max_steps, run.seed, samples, rank(), world_size(), run.stop_after
+    )
