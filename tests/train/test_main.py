@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import ViTForImageClassification, pipeline
@@ -123,7 +124,11 @@ def test_the_model_card_tells_data_recipe_and_interval(finished):
     card = (finished / "README.md").read_text()
     for part in ("builtin:leaves", "48 training images", "Wilson interval", "learning_rate | 0.001", "seed | 42"):
         assert part in card
-    assert card.startswith("---\nlibrary_name: transformers\n")
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["library_name"] == "transformers" and "datasets" not in head and "base_model" not in head
+    result = head["model-index"][0]["results"][0]
+    assert result["dataset"] == {"name": "builtin:leaves", "type": "imagefolder", "split": "validation"}
+    assert [metric["type"] for metric in result["metrics"]] == ["accuracy", "f1"]
 
 
 def test_the_same_command_gives_the_same_bits_and_another_seed_does_not(tmp_path):

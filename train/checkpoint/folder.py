@@ -10,7 +10,7 @@ import shutil
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from safetensors.torch import save_file
 
@@ -33,17 +33,6 @@ class CheckpointFolder:
     writes: bool = True  # in several processes, one of them does
     _writer: threading.Thread | None = field(default=None, init=False)
     _failure: BaseException | None = field(default=None, init=False)
-
-    def __enter__(self) -> Self:
-        """Use as a context manager, so that leaving the block waits for the last write."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Wait for the last write, and raise its failure unless another error is being raised already."""
-        if kind is None:
-            self.wait()
-        elif self._writer is not None:
-            self._writer.join()
 
     def save(self, state: TrainState, log_bytes: int) -> Path:
         """Write `checkpoint-N`, point `best` at the best one, and delete what exceeds `keep`, in that order.
@@ -70,11 +59,14 @@ class CheckpointFolder:
 
     def wait(self) -> None:
         """Wait until nothing is being written; raise what went wrong in writing."""
+        self.close(raise_failure=True)
+
+    def close(self, raise_failure: bool) -> None:
+        """Wait until nothing is being written."""
         if self._writer is not None:
             self._writer.join()
-            self._writer = None
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
+        failure, self._writer, self._failure = self._failure, None, None
+        if failure is not None and raise_failure:
             raise failure
 
     def _write_or_remember(self, snapshot: Snapshot) -> None:

@@ -27,7 +27,7 @@ def check_identity(checkpoint: Path, identity: dict[str, Any]) -> None:
         same = set(identity)
     else:  # with another number of processes, the same images per update need another batch size
         same = identity.keys() - {"processes", "per_device_train_batch_size", "gradient_accumulation_steps", "fsdp"}
-    if None in (saved.get("dataset_fingerprint"), identity["dataset_fingerprint"]):
+    if "dataset_fingerprint" in identity and None in (saved["dataset_fingerprint"], identity["dataset_fingerprint"]):
         say("resume: the data set has no fingerprint, so nobody can tell whether it is still the same")
         same -= {"dataset_fingerprint"}
     different = [name for name in identity if name in same and saved.get(name) != identity[name]]

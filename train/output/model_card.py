@@ -1,73 +1,70 @@
 """The model card: README.md in the Hub's format."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
 
 from data import files
 from train.config.schema import Config
 from train.state import TrainState
+from train.system import hub
+
+PER_CLASS = ("precision", "recall", "f1")
 
 
 def write_model_card(
-    folder: Path, config: Config, run: dict[str, Any], state: TrainState, evaluation: dict[str, Any]
+    folder: Path, config: Config, decided: dict[str, Any], state: TrainState, evaluation: dict[str, Any]
 ) -> None:
-    """README.md in the Hub's format: data, recipe, metrics with their interval, and how to load the model."""
+    """Write data, recipe, metrics with their interval, and how to load the model."""
+    shown = vars(config.recipe) | {"seed": config.run.seed, "precision": decided["precision"]}
+    rows = [(name, *(evaluation[f"eval_{kind}/{name}"] for kind in PER_CLASS)) for name in decided["label_names"]]
     low, high = evaluation["eval_accuracy_wilson_95"]
-    files.write_text(
-        folder / "README.md",
-        CARD.format(
-            metadata=_card_metadata(config, evaluation),
-            title=folder.resolve().name,
-            model=config.model.model,
-            dataset=config.data.dataset,
-            train_images=run["train_images"],
-            validation_images=run["validation_images"],
-            labels=", ".join(run["label_names"]),
-            step=state.best.step,
-            metric=config.recipe.metric_for_best_model,
-            accuracy=evaluation["eval_accuracy"],
-            low=low,
-            high=high,
-            f1=evaluation["eval_f1_macro"],
-            loss=evaluation["eval_loss"],
-            per_class="\n".join(
-                f"| {name} | {evaluation[f'eval_precision/{name}']:.4f} | {evaluation[f'eval_recall/{name}']:.4f}"
-                f" | {evaluation[f'eval_f1/{name}']:.4f} |"
-                for name in run["label_names"]
-            ),
-            recipe="\n".join(f"| {name} | {value} |" for name, value in _recipe(config, run).items()),
-        ),
+    card = CARD.format(
+        metadata=_metadata(folder, config, evaluation).to_yaml(),
+        title=folder.resolve().name,
+        model=config.model.model,
+        dataset=config.data.dataset,
+        labels=", ".join(decided["label_names"]),
+        step=state.best.step,
+        metric=state.best.metric,
+        low=low,
+        high=high,
+        per_class="\n".join(f"| {name} | {p:.4f} | {r:.4f} | {f1:.4f} |" for name, p, r, f1 in rows),
+        recipe="\n".join(f"| {name} | {value} |" for name, value in shown.items() if value is not None),
+        **{name: decided[name] for name in ("train_images", "validation_images")},
+        **{name: evaluation[f"eval_{name}"] for name in ("accuracy", "f1_macro", "loss")},
     )
+    files.write_text(folder / "README.md", card)
 
 
-def _recipe(config: Config, run: dict[str, Any]) -> dict[str, Any]:
-    shown = {name: value for name, value in vars(config.recipe).items() if value is not None}
-    return shown | {"seed": config.run.seed, "precision": run["precision"], "device": run["device"]}
-
-
-def _card_metadata(config: Config, evaluation: dict[str, Any]) -> str:
-    """The YAML head that the Hub reads. JSON strings are YAML strings, quoted safely."""
-    name = config.data.dataset
-    is_hub = "/" in name and not Path(name).exists()
-    lines = [
-        "library_name: transformers",
-        "pipeline_tag: image-classification",
-        "tags: [image-classification, vit]",
+def _metadata(folder: Path, config: Config, evaluation: dict[str, Any]) -> ModelCardData:
+    """The YAML head that the Hub reads."""
+    dataset, model = config.data.dataset, config.model.model
+    on_hub = hub.is_hub_name(dataset)
+    stem = dataset if on_hub else Path(dataset).name
+    is_parquet = dataset.endswith(".parquet") or any(Path(dataset).rglob("*.parquet"))
+    kind = dataset if on_hub else "parquet" if is_parquet else "imagefolder"
+    source = {"dataset_name": stem, "dataset_type": kind, "dataset_split": "validation"}
+    results = [
+        EvalResult("image-classification", metric_type="accuracy", metric_value=evaluation["eval_accuracy"], **source),
+        EvalResult(
+            "image-classification",
+            metric_type="f1",
+            metric_name="F1 macro",
+            metric_value=evaluation["eval_f1_macro"],
+            **source,
+        ),
     ]
-    if is_hub:
-        lines.append(f"datasets: [{json.dumps(name)}]")
-    lines += [
-        "model-index:",
-        "- name: vit",
-        "  results:",
-        "  - task: {type: image-classification}",
-        f"    dataset: {{name: {json.dumps(name)}, type: {json.dumps(name)}, split: validation}}",
-        "    metrics:",
-        f"    - {{type: accuracy, value: {evaluation['eval_accuracy']}}}",
-        f"    - {{type: f1, name: F1 macro, value: {evaluation['eval_f1_macro']}}}",
-    ]
-    return "\n".join(lines)
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["image-classification", "vit"],
+        base_model=model if hub.is_hub_name(model) else None,
+        datasets=[dataset] if on_hub else None,
+        model_name=folder.resolve().name,
+        eval_results=results,
+    )
 
 
 CARD = """---
@@ -82,7 +79,7 @@ These are the weights of update {step}, the best by validation {metric}.
 | on {validation_images} validation images | |
 |---|---|
 | accuracy | {accuracy:.4f} (95 % Wilson interval {low:.4f} to {high:.4f}) |
-| macro F1 | {f1:.4f} |
+| macro F1 | {f1_macro:.4f} |
 | loss | {loss:.6f} |
 
 | class | precision | recall | F1 |

@@ -19,8 +19,7 @@ from train.errors import ConfigError, RunError
 from train.evaluate import Metrics, evaluate
 from train.output.model_card import write_model_card
 from train.output.pictures import MOST_CLASSES, confusion_picture, prediction_picture
-from train.output.run_output import RunOutput
-from train.output.tracker import Tracker, read_log
+from train.output.run_output import RunOutput, read_log
 from train.precision import Precision
 from train.state import TrainState
 from train.system.console import say
@@ -50,29 +49,25 @@ def finish(
     if state.best.step is None:
         raise RunError(f"{state.best.metric} was nan in every evaluation; try a lower --learning_rate")
     on_rank_zero(lambda: export_best(folder, state))
-    model = reload(folder, config, decided, state, data.label_names)
+    # From the folder, as a user would load it: what was saved is judged, not what is in memory.
+    options = {"attention": decided["attention"], "dtype": state.precision.dtype}
+    model = load_model(str(folder), data.label_names, **options).model.to(state.precision.device)
+    if config.run.fsdp:
+        shard(model, model.blocks)
     metrics = evaluate(model, data.validation_batches(), state.precision, data.label_names)
     if rank() != 0:
         return
     evaluation = eval_results(metrics) | {"epoch": plan.epoch(state.best.step)}
-    choices = {name: decided[name] for name in ("preset", "preset_reason", "precision")}
-    write_results(folder, train_results(state, plan, decided["preparation_seconds"]) | choices, evaluation)
+    choices = {name: decided[name] for name in ("preset", "preset_reason", "precision", "preparation_seconds")}
+    training = train_results(state, plan) | choices
+    write_json(folder / "train_results.json", training)
+    write_json(folder / "eval_results.json", evaluation)
+    write_json(folder / "all_results.json", evaluation | training)
     write_model_card(folder, config, decided, state, evaluation)
     if not config.run.fsdp:  # a sharded model computes only where all processes take part
-        log_pictures(output.tracker, model, state, metrics, data)
-    output.tracker.log_outcome(config.flat(), metrics.values, state.step)
+        log_pictures(output, model, state, metrics, data)
+    output.log_outcome(config.flat(), metrics.values, state.step)
     print_summary(folder, config, state, metrics, evaluation)
-
-
-def reload(
-    folder: Path, config: Config, decided: dict[str, Any], state: TrainState, label_names: list[str]
-) -> Classifier:
-    """The exported model, read from the folder as a user would: what was saved is judged, not what is in memory."""
-    attention, dtype = decided["attention"], state.precision.dtype
-    model = load_model(str(folder), label_names, attention=attention, dtype=dtype).model.to(state.precision.device)
-    if config.run.fsdp:
-        shard(model, model.blocks)
-    return model
 
 
 def print_summary(
@@ -117,13 +112,13 @@ def export_best(folder: Path, state: TrainState) -> None:
         files.copy(folder / f"checkpoint-{state.best.step}" / name, folder / name)
 
 
-def log_pictures(tracker: Tracker, model: Classifier, state: TrainState, metrics: Metrics, data: DataPipeline) -> None:
+def log_pictures(output: RunOutput, model: Classifier, state: TrainState, metrics: Metrics, data: DataPipeline) -> None:
     """Give TensorBoard the confusion matrix and some predictions."""
     batch = next(data.validation_batches())
     pictures = {"validation/predictions": prediction_picture(model, batch, state.precision, data.label_names)}
     if len(data.label_names) <= MOST_CLASSES:
         pictures["validation/confusion"] = confusion_picture(metrics.confusion, data.label_names)
-    tracker.log_pictures(state.step, pictures)
+    output.log_pictures(state.step, pictures)
 
 
 def print_evaluation(loaded: LoadedModel, data: DataPipeline, precision: Precision) -> None:
@@ -147,7 +142,7 @@ def wilson_interval(correct: int, total: int, z: float = 1.96) -> tuple[float, f
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def train_results(state: TrainState, plan: Plan, preparation_seconds: float) -> dict[str, float]:
+def train_results(state: TrainState, plan: Plan) -> dict[str, float]:
     """The Trainer's summary of training, with the rates over training time alone: no evaluation, no saves.
 
     Where all the time went is there as well, in seconds; for a resumed run, summed over its starts.
@@ -160,7 +155,6 @@ def train_results(state: TrainState, plan: Plan, preparation_seconds: float) -> 
         "train_samples_per_second": plan.samples_until(state.step) / state.train_seconds,
         "train_steps_per_second": state.step / state.train_seconds,
         "skipped_updates": state.skipped,
-        "preparation_seconds": preparation_seconds,
         **{f"{part}_seconds": seconds for part, seconds in state.seconds.items()},
     }
 
@@ -176,17 +170,10 @@ def eval_results(metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def write_results(folder: Path, train: dict[str, Any], evaluation: dict[str, Any]) -> None:
-    """train_results.json, eval_results.json, and both in all_results.json."""
-    _write_json(folder / "train_results.json", train)
-    _write_json(folder / "eval_results.json", evaluation)
-    _write_json(folder / "all_results.json", evaluation | train)
-
-
 def write_trainer_state(folder: Path, state: TrainState, plan: Plan, recipe: RecipeConfig) -> None:
     """trainer_state.json with the keys that tools made for the Trainer read."""
     best = None if state.best.step is None else str(folder / f"checkpoint-{state.best.step}")
-    _write_json(
+    write_json(
         folder / "trainer_state.json",
         {
             "best_metric": state.best.value,
@@ -207,5 +194,6 @@ def write_trainer_state(folder: Path, state: TrainState, plan: Plan, recipe: Rec
     )
 
 
-def _write_json(path: Path, document: dict[str, Any]) -> None:
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Replace a JSON file atomically."""
     files.write_text(path, json.dumps(document, indent=2) + "\n")

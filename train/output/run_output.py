@@ -1,52 +1,138 @@
-"""Where `fit` reports to: the log and the checkpoints of one run as one object."""
+"""Where `fit` reports to: progress bar, metrics.jsonl, TensorBoard and checkpoints of one run."""
 
-from types import TracebackType
-from typing import Self
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+from tqdm import tqdm
 
 from train.checkpoint.folder import CheckpointFolder
+from train.distributed.env import rank
 from train.evaluate import Metrics
-from train.output.tracker import Tracker
 from train.state import TrainState
+from train.system.console import say
 from train.system.lock import Lock
+
+LOG = "metrics.jsonl"
 
 
 class RunOutput:
-    """The tracker and the checkpoints of one run, joined because a checkpoint records how long the log was."""
+    """The log and the checkpoints of one run, together because a checkpoint records how long the log was.
 
-    def __init__(self, tracker: Tracker, checkpoints: CheckpointFolder, lock: Lock) -> None:
-        """`lock` holds the folder of both, and is released at the end."""
-        self.tracker, self.checkpoints, self.lock = tracker, checkpoints, lock
-        self.folder = checkpoints.folder
+    A resume truncates the log to the checkpoint, so that no update is logged twice. In several processes only rank 0
+    writes.
+    """
+
+    def __init__(
+        self, checkpoints: CheckpointFolder, lock: Lock, total_updates: int, step: int = 0, log_bytes: int = 0
+    ) -> None:
+        """Open the log beside the checkpoints, continuing after `step` updates and `log_bytes` bytes of metrics.jsonl.
+
+        `lock` holds the folder, and is released at the end.
+        """
+        self.folder, self._checkpoints, self._lock = checkpoints.folder, checkpoints, lock
+        self._total, self._shown, self._images = total_updates, {}, 0
+        self._writes = rank() == 0
+        if not self._writes:
+            return
+        self._log = (self.folder / LOG).open("a", encoding="utf-8")
+        if self._log.tell() < log_bytes:
+            raise OSError(f"{self.folder / LOG} is shorter than its checkpoint says")
+        self._log.truncate(log_bytes)
+        self._log.seek(log_bytes)
+        # purge_step hides what a killed run had logged after its last checkpoint.
+        self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1 if step else None)
+        hidden = not sys.stderr.isatty()
+        self._bar = tqdm(total=total_updates, initial=step, unit="update", disable=hidden, dynamic_ncols=True)
 
     def __enter__(self) -> Self:
-        """Use as a context manager, so that leaving the block waits for the last save and closes the log."""
+        """Use as a context manager: leaving the block waits for the last save and closes the log."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Finish what is being written, even if training failed."""
-        with self.lock, self.tracker:
-            self.checkpoints.__exit__(kind, error, trace)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Finish what is being written; its failure is raised unless another error is being raised already."""
+        with self._lock:
+            if self._writes:
+                self._bar.close()
+                self._log.close()
+                self._writer.close()
+            self._checkpoints.close(raise_failure=kind is None)
 
     def advance(self, images: int) -> None:
         """Move the progress bar by one update of that many images."""
-        self.tracker.advance(images)
+        self._images += images
+        if self._writes:
+            self._show(refresh=False)  # before the update, which redraws the bar
+            self._bar.update()
 
     def log_training(
         self, state: TrainState, epoch: float, loss: float, grad_norm: float, learning_rate: float
     ) -> None:
         """Record the mean loss since the last record, and the last update's gradient norm and learning rate."""
-        self.tracker.log_training(state, epoch, loss, grad_norm, learning_rate)
+        values = {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
+        self._shown = {"loss": f"{loss:.4f}", "lr": f"{learning_rate:.2e}"}
+        if state.skipped:  # by the scaler, after fp16 overflows
+            values["skipped_updates"] = state.skipped
+            self._shown["skipped"] = str(state.skipped)
+        self._record("train", state.step, epoch, values, values | {"epoch": epoch})
+        if self._writes:
+            self._show(refresh=True)
 
     def log_evaluation(self, state: TrainState, epoch: float, metrics: Metrics, improved: bool) -> None:
         """Record an evaluation and print it as one line."""
-        self.tracker.log_evaluation(state, epoch, metrics, improved)
+        logged = metrics.logged()
+        self._record("eval", state.step, epoch, logged, {n.removeprefix("eval_"): v for n, v in logged.items()})
+        say(
+            f"update {state.step}/{self._total}  epoch {epoch:.2f}  eval loss {metrics.values['loss']:.4f}"
+            f"  accuracy {metrics.values['accuracy']:.4f}{'  best so far' if improved else ''}"
+        )
 
     def save_checkpoint(self, state: TrainState) -> None:
-        """Save the state, the length of the log with it."""
-        self.checkpoints.save(state, self.tracker.log_bytes())
+        """Save the state, and how long the log is; in the background if the run says so."""
+        log_bytes = 0
+        if self._writes:
+            self._log.flush()
+            os.fsync(self._log.fileno())
+            log_bytes = self._log.tell()
+        self._checkpoints.save(state, log_bytes)
 
     def wait_for_save(self) -> None:
         """Wait until the last checkpoint is on the disk; raise what went wrong in writing it."""
-        self.checkpoints.wait()
+        self._checkpoints.wait()
+
+    def log_pictures(self, step: int, pictures: dict[str, torch.Tensor]) -> None:
+        """Give TensorBoard uint8 pictures [3, h, w] under their names."""
+        for name, picture in pictures.items():
+            self._writer.add_image(name, picture, step)
+
+    def log_outcome(self, settings: dict[str, Any], metrics: dict[str, float], step: int) -> None:
+        """Pair the hyper-parameters with the final metrics, for TensorBoard's table of runs."""
+        plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in settings.items()}
+        outcome = {f"final/{name.removeprefix('eval_')}": value for name, value in metrics.items()}
+        # add_hparams() would open a second run folder; its three records belong to this one.
+        for record in hparams(plain, outcome):
+            self._writer._get_file_writer().add_summary(record)
+        for name, value in outcome.items():
+            self._writer.add_scalar(name, value, step)
+
+    def _record(self, group: str, step: int, epoch: float, values: dict[str, float], scalars: dict[str, float]) -> None:
+        if not self._writes:
+            return
+        self._log.write(json.dumps({"step": step, "epoch": epoch} | values) + "\n")
+        self._log.flush()  # so that `tail -f` follows
+        for name, value in scalars.items():
+            self._writer.add_scalar(f"{group}/{name}", value, step)
+
+    def _show(self, refresh: bool) -> None:
+        if not self._bar.disable and (elapsed := self._bar.format_dict["elapsed"]):
+            self._bar.set_postfix(self._shown | {"img/s": f"{self._images / elapsed:.0f}"}, refresh=refresh)
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """Every record of metrics.jsonl, in order."""
+    return [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]

@@ -26,7 +26,6 @@ from train.optimizers.lookup import check_optimizer
 from train.optimizers.schedules import check_schedule, has_warmup
 from train.output.run_folder import open_run
 from train.output.run_output import RunOutput
-from train.output.tracker import Tracker
 from train.precision import Precision
 from train.setup.inputs import Inputs
 from train.state import Best, TrainState
@@ -112,7 +111,7 @@ def open_output(
     folder, run_id = on_rank_zero(lambda: open_run(run.output_dir, config.flat(), decided, lock))
     keep = config.recipe.save_total_limit
     checkpoints = CheckpointFolder(folder, run_id, identity, keep, run.async_save, writes=rank() == 0)
-    return RunOutput(Tracker(folder, total, state.step, log_bytes), checkpoints, lock)
+    return RunOutput(checkpoints, lock, total, state.step, log_bytes)
 
 
 def build_state(

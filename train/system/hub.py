@@ -1,6 +1,6 @@
-"""Can the Hugging Face Hub, or its local cache, be reached? Asked once, with a limit, before anything is loaded.
+"""Whether the Hugging Face Hub or its local cache can be reached, asked once before anything is loaded.
 
-The Hub libraries retry for half a minute on their own when there is no network.
+The Hub libraries themselves retry for half a minute when there is no network.
 """
 
 import os
@@ -13,7 +13,7 @@ PROBE_SECONDS = 3.0
 
 
 def is_hub_name(name: str | None) -> bool:
-    """Whether a --dataset or --model is a name on the Hub, not a folder here and not built in."""
+    """Whether a --dataset or --model is a name on the Hub: not a local path, an address or built in."""
     return (
         name is not None
         and "://" not in name
@@ -35,7 +35,7 @@ def _is_repo_id(name: str) -> bool:
 
 
 def is_cached(name: str, kind: str, cache_dir: str | None) -> bool:
-    """Whether the local cache holds some version of a repository whole; `kind` is "model" or "dataset"."""
+    """Whether the local cache holds a complete version of a repository; `kind` is "model" or "dataset"."""
     from huggingface_hub import snapshot_download, try_to_load_from_cache
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -50,13 +50,13 @@ def is_cached(name: str, kind: str, cache_dir: str | None) -> bool:
 
 
 def why_unreachable(seconds: float = PROBE_SECONDS) -> str | None:
-    """None if the Hub answers within `seconds`, else the reason in words."""
+    """None if the Hub answers within `seconds`, else why not."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     answer: list[str | None] = []
-    # In a thread, because a name server that is silent outlasts every timeout that urllib takes.
+    # In a thread, because urllib's timeout does not cover a name server that never answers.
     probe = threading.Thread(target=lambda: answer.append(_ask(constants.ENDPOINT, seconds)), daemon=True)
     probe.start()
     probe.join(seconds)
@@ -75,7 +75,7 @@ def _ask(endpoint: str, seconds: float) -> str | None:
 
 
 def move_caches(cache_dir: str) -> None:
-    """Make the Hub libraries keep everything under `cache_dir`; must come before they are imported."""
+    """Make the Hub libraries keep everything under `cache_dir`; call it before they are imported."""
     folder = Path(cache_dir).resolve()
     os.environ["HF_HUB_CACHE"] = str(folder)
     os.environ["HF_XET_CACHE"] = str(folder / "xet")

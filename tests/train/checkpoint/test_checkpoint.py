@@ -254,10 +254,11 @@ def test_what_goes_wrong_in_the_background_is_raised_by_the_next_save_and_at_the
     train(state, 1)
     with pytest.raises(FileExistsError):
         folder.save(state, 0)
-    with folder:
-        folder.save(state, 0)
+    folder.save(state, 0)
+    folder.wait()
     assert [step for step, _ in list_checkpoints(folder.folder)] == [2]
     train(state, 1)
     files.beside(folder.folder / "checkpoint-3").write_bytes(b"again")
-    with pytest.raises(FileExistsError), folder:
-        folder.save(state, 0)
+    folder.save(state, 0)
+    with pytest.raises(FileExistsError):
+        folder.wait()

@@ -5,10 +5,12 @@ import torch
 
 from data.plan import Plan
 from tests.train.checkpoint.test_checkpoint import make_state
+from train.checkpoint.folder import CheckpointFolder
 from train.evaluate import Metrics
 from train.output.pictures import confusion_picture
 from train.output.results import eval_results, train_results, wilson_interval
-from train.output.tracker import Tracker, read_log
+from train.output.run_output import RunOutput, read_log
+from train.system.lock import Lock
 
 
 @pytest.mark.parametrize(
@@ -24,7 +26,7 @@ def test_rates_count_the_images_of_the_updates_that_were_done():
     state.seconds |= {"data": 0.5, "compute": 1.5, "saving": 9.0}
     state.step = 4  # 3 + 3 + 3 + 1 images: the fourth update ends the epoch
     state.loss_total.fill_(6.0)
-    results = train_results(state, Plan(10, 3, 1, 8, 42), 0.1)
+    results = train_results(state, Plan(10, 3, 1, 8, 42))
     assert results["train_samples_per_second"] == 5 and results["train_loss"] == 1.5 and results["epoch"] == 1.0
     assert results["train_runtime"] == 2.0 and results["saving_seconds"] == 9.0
 
@@ -41,30 +43,35 @@ def test_a_confusion_matrix_is_a_picture_whose_diagonal_is_dark():
     assert cell[:50, :50].mean() < cell[:50, 60:110].mean()
 
 
-def test_the_log_is_cut_back_to_the_checkpoint_and_goes_on(tmp_path):
+def open_log(folder, **where):
+    return RunOutput(CheckpointFolder(folder, "run1", {}, keep=None), Lock(), 10, **where)
+
+
+def test_the_log_is_truncated_to_the_checkpoint_and_continued(tmp_path):
     state = make_state()
-    with Tracker(tmp_path, 10) as tracker:
+    with open_log(tmp_path) as output:
         for step in range(1, 5):
             state.count_update(torch.tensor(float(step)), True)
-            tracker.log_training(state, step / 2, state.take_logged_loss(), 1.0, 0.1)
+            output.log_training(state, step / 2, state.take_logged_loss(), 1.0, 0.1)
             if step == 2:
-                length = tracker.log_bytes()
+                output.save_checkpoint(state)
     assert [line["loss"] for line in read_log(tmp_path)] == [1, 2, 3, 4]
-    with Tracker(tmp_path, 10, step=2, log_bytes=length) as tracker:
+    log_bytes = json.loads((tmp_path / "checkpoint-2" / "state.json").read_text())["log_bytes"]
+    with open_log(tmp_path, step=2, log_bytes=log_bytes) as output:
         state.step = 2
         state.count_update(torch.tensor(7.0), True)
-        tracker.log_training(state, 1.5, state.take_logged_loss(), 1.0, 0.1)
+        output.log_training(state, 1.5, state.take_logged_loss(), 1.0, 0.1)
     assert [(line["step"], line["loss"]) for line in read_log(tmp_path)] == [(1, 1), (2, 2), (3, 7)]
 
 
 def test_the_logged_loss_is_the_mean_since_the_last_record(tmp_path):
     state = make_state()
-    with Tracker(tmp_path, 10) as tracker:
+    with open_log(tmp_path) as output:
         for loss in (1.0, 2.0, 6.0):
             state.count_update(torch.tensor(loss), True)
-        tracker.log_training(state, 1.0, state.take_logged_loss(), 1.0, 0.1)
+        output.log_training(state, 1.0, state.take_logged_loss(), 1.0, 0.1)
         state.count_update(torch.tensor(5.0), False)
-        tracker.log_training(state, 1.0, state.take_logged_loss(), 1.0, 0.1)
+        output.log_training(state, 1.0, state.take_logged_loss(), 1.0, 0.1)
     first, second = read_log(tmp_path)
     assert (first["loss"], second["loss"]) == (3.0, 5.0)
     assert "skipped_updates" not in first and second["skipped_updates"] == 1
