@@ -87,7 +87,7 @@ def explain(error: Exception, dataset: str) -> str:
     protocol = urlsplit(dataset).scheme
     if isinstance(error, ImportError | ValueError) and protocol in EXTRAS and EXTRAS[protocol] in text:
         return f'{protocol}:// needs the package {EXTRAS[protocol]}: pip install -e ".[s3]" has that of s3://'
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) and protocol:
         return "there is no such bucket or folder"
     name = type(error).__name__
     if isinstance(error, PermissionError) or "Credentials" in name or "credentials" in text:
