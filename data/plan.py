@@ -41,12 +41,12 @@ class Plan:
 
     @property
     def batches_per_epoch(self) -> int:
-        """Micro-batches an epoch, the last of which may be short."""
+        """Micro-batches per epoch, the last of which may be short."""
         return batches_per_epoch(self.samples, self.whole_batch, self.drop_last)
 
     @property
     def updates_per_epoch(self) -> int:
-        """Optimizer updates an epoch, the last of which may have fewer micro-batches."""
+        """Optimizer updates per epoch, the last of which may have fewer micro-batches."""
         return math.ceil(self.batches_per_epoch / self.accumulation)
 
     def epoch(self, update: int) -> float:
@@ -71,9 +71,9 @@ class Plan:
         return epochs * kept + min(rest * self.accumulation * self.whole_batch, kept)
 
     def micro_batches(self, update: int) -> list[list[Sample]]:
-        """The keys of this process's part of each micro-batch of the update (from 1).
+        """This process's share of each micro-batch of the update (from 1).
 
-        Every `world`th image: of a short last batch too, each process has as many as the others, or one fewer.
+        Every `world`-th image, so that of a short last batch, too, each process gets as many as the others or one less.
         """
         epoch, position = divmod(update - 1, self.updates_per_epoch)
         order = _order(self.samples, self.seed + epoch)
@@ -82,12 +82,12 @@ class Plan:
         return [[(epoch, index) for index in order[s : s + size][self.rank :: self.world]] for s in starts]
 
     def indices(self, update: int) -> list[int]:
-        """The images of this process's part of the update (from 1)."""
-        return [index for keys in self.micro_batches(update) for _, index in keys]
+        """The indices of this process's images in the update (from 1)."""
+        return [index for samples in self.micro_batches(update) for _, index in samples]
 
 
 def batches_per_epoch(samples: int, batch_size: int, drop_last: bool = False) -> int:
-    """Micro-batches an epoch; at least one, or there would be nothing to train on."""
+    """Micro-batches per epoch; at least one, or there would be nothing to train on."""
     return max(1, samples // batch_size) if drop_last else math.ceil(samples / batch_size)
 
 
@@ -127,7 +127,7 @@ class StreamPlan:
         return update * self.samples_in(update)
 
     def indices(self, update: int) -> list[int]:
-        """The numbers, in the stream of this process, of its images of the update (from 1)."""
+        """Positions in this process's stream of its images in the update (from 1)."""
         images = self.batch_size * self.accumulation
         return list(range((update - 1) * images, update * images))
 

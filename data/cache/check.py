@@ -1,4 +1,4 @@
-"""Every image decoded once, before training: a broken one stops a run at its start, not in its third hour."""
+"""Every image is decoded once before training, so that a broken one stops a run at its start, not in its third hour."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ from data.reading.decode import decode
 from data.reading.splits import Split, Splits, check_classes
 
 MOST_LISTED = 5
-AT_ONCE = 256  # images queued for the threads: a million futures would fill the memory
+AT_ONCE = 256  # images queued for the threads; a million futures would fill the memory
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class BadImage:
 
 
 def check_images(splits: Splits, skip_bad: bool, cache_dir: str | None = None) -> Splits:
-    """The splits, once all their images are known to decode.
+    """Make sure that all images decode.
 
-    The finding is kept under the fingerprint of the data, so that only the first run on it pays for the pass.
+    The result is kept under the fingerprint of the data, so that only the first run on it pays for the pass.
 
     Args:
         splits: what to check.
-        skip_bad: leave bad images out, with a note of each, instead of refusing the data.
-        cache_dir: the Hub cache to keep the finding in; None for its usual place.
+        skip_bad: leave out bad images, with a note for each, instead of refusing the data.
+        cache_dir: the Hub cache to keep the result in; None for its usual place.
 
     Raises:
         DataError: names the images that cannot be decoded.
@@ -54,16 +54,16 @@ def check_images(splits: Splits, skip_bad: bool, cache_dir: str | None = None) -
 
 
 def still_bad(splits: Splits, bad: Sequence[BadImage]) -> list[BadImage]:
-    """Look at them again: they may have been mended in a way that the fingerprint does not see."""
+    """Decode them again: they may have been repaired in a way that the fingerprint does not see."""
     by_name = {split.name: split for split in (splits.train, splits.validation)}
     return find_bad_images([(by_name[image.split], image.index) for image in bad])
 
 
 def leave_out(splits: Splits, bad: Sequence[BadImage], skip_bad: bool) -> Splits:
-    """The splits without the bad images, each with a note.
+    """The splits without the bad images, with a note for each.
 
     Raises:
-        DataError: there are some, and `skip_bad` was not asked for; names them.
+        DataError: there are bad images and `skip_bad` is off; names them.
     """
     if not bad:
         return splits
@@ -72,7 +72,7 @@ def leave_out(splits: Splits, bad: Sequence[BadImage], skip_bad: bool) -> Splits
         more = f"; and {len(bad) - MOST_LISTED} more" if len(bad) > MOST_LISTED else ""
         listed = "; ".join(image.problem for image in bad[:MOST_LISTED])
         raise DataError(
-            f"{len(bad)} of {total} images are not usable (--skip_bad_images leaves them out): {listed}{more}"
+            f"{len(bad)} of {total} images cannot be used (--skip_bad_images leaves them out): {listed}{more}"
         )
     notes = [f"left out: {image.problem}" for image in bad]
     kept = {split.name: split.select(good_rows(split, bad)) for split in (splits.train, splits.validation)}
@@ -126,7 +126,7 @@ def find_bad_images(
 
 @contextlib.contextmanager
 def _threads() -> Iterator[ThreadPoolExecutor]:
-    """A thread a core, each of which computes alone; Ctrl-C does not wait for what was queued."""
+    """One thread per core, each computing alone; Ctrl-C does not wait for what is queued."""
     inner = torch.get_num_threads()
     pool = ThreadPoolExecutor(usable_cores(), initializer=torch.set_num_threads, initargs=(1,))
     try:
@@ -137,13 +137,13 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
 
 
 def cache_folder(cache_dir: str | None) -> Path:
-    """Where findings and prepared images are kept: beside the tables of `datasets`."""
+    """Where results and prepared images are kept: beside the tables of `datasets`."""
     folder = Path(cache_dir) / "datasets" if cache_dir else Path(datasets_config.HF_DATASETS_CACHE)
     return folder / "plainloop"
 
 
 def _read(path: Path) -> list[BadImage] | None:
-    """What an earlier pass found; None if there was none, or its file is damaged."""
+    """The result of an earlier pass; None if there was none, or its file is damaged."""
     try:
         return [BadImage(**image) for image in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
@@ -151,7 +151,7 @@ def _read(path: Path) -> list[BadImage] | None:
 
 
 def _write(path: Path, bad: list[BadImage]) -> None:
-    """Keep the finding. A cache that cannot be written costs the next run its time, no more."""
+    """Keep the result. If the cache cannot be written, the next run only takes longer."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(path, json.dumps([vars(image) for image in bad]))

@@ -1,8 +1,8 @@
 """Decode once: images resized to the model's size, kept as uint8 in memory or in a memory-mapped file.
 
-A file of the cache is named by a digest of all that its pixels depend on: the data's fingerprint, the resizing, and the
-versions of the libraries that do it. It is written beside its place, flushed, and renamed; its record comes last. So a
-killed build leaves nothing that looks finished, and of two processes the second waits for the first one's file.
+A file is named by a digest of everything its pixels depend on: the data's fingerprint, the resizing, and the versions of
+the libraries. It is written under another name, flushed and renamed, and its record comes last, so that a killed build
+leaves nothing that looks finished; a second process waits for the file of the first.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Decoded:
-    """Pixels of a split, decoded and resized whenever they are asked for."""
+    """Pixels of a split, decoded and resized each time they are asked for."""
 
     split: Split
     resize: Resize
@@ -51,10 +51,10 @@ class Decoded:
 
 @dataclass(frozen=True)
 class Kept:
-    """The same pixels, bit for bit, out of what was prepared once."""
+    """The same pixels, bit for bit, from what was prepared once."""
 
     storage: torch.Tensor  # uint8 [images of both splits, 3, h, w]: in memory, mapped from a file, or on a device
-    rows: torch.Tensor  # int64: of each image of the split
+    rows: torch.Tensor  # int64: where each image of the split is in `storage`
 
     def __getitem__(self, indices: Sequence[int]) -> torch.Tensor:
         """uint8 [n, 3, h, w], a copy."""
@@ -66,16 +66,16 @@ Pixels = Decoded | Kept
 
 @dataclass(frozen=True)
 class CachePolicy:
-    """Where prepared images may be kept, and how much of it they may take."""
+    """Where prepared images may be kept, and how much space they may take."""
 
     kind: str = "auto"  # auto, memory, disk or none
     memory_gib: float = 2.0
     disk_gib: float = 32.0
     folder: str | None = None  # the Hub cache; None for its usual place
-    shared: bool = False  # several processes want the same images: one file serves them all
+    shared: bool = False  # several processes need the same images: one file serves them all
 
     def choose(self, size: int) -> tuple[str, str]:
-        """memory, disk or none for so many bytes, and why, in words.
+        """memory, disk or none for that many bytes, and why.
 
         Raises:
             DataError: the kind that was asked for cannot hold them.
@@ -102,13 +102,13 @@ class CachePolicy:
         while not there.exists():
             there = there.parent
         free = shutil.disk_usage(there).free / GIB
-        return f"the {free:.1f} GiB that are free in {there}" if gib > free else None
+        return f"the {free:.1f} GiB free in {there}" if gib > free else None
 
 
 def prepare_images(
     splits: Splits, resize: Resize, policy: CachePolicy, skip_bad: bool, say: Callable[[str], None]
 ) -> tuple[Splits, dict[str, Pixels], str, str]:
-    """Decode every image once: to know that all are sound, and to keep them if the policy allows.
+    """Decode every image once, to know that all are sound and to keep them if the policy allows.
 
     Returns:
         The splits, without bad images if `skip_bad`; the pixels of each, by the split's name; where they are kept
@@ -169,14 +169,14 @@ def _on_disk(
 
 
 def _key(splits: Splits, resize: Resize) -> str:
-    """Digest of all that the pixels depend on."""
+    """Digest of everything that the pixels depend on."""
     resizing = (resize.height, resize.width, resize.interpolation.value)
     versions = (PIL.__version__, torchvision.__version__)
     return hashlib.blake2b(repr((splits.fingerprint(), resizing, versions)).encode(), digest_size=16).hexdigest()
 
 
 def _build(file: Path, splits: Splits, resize: Resize, shape: tuple[int, ...]) -> list[BadImage]:
-    """Write the file, then its record. Only under the lock, so that one name for what is being made will do."""
+    """Write the file, then its record. The caller holds the lock, so one temporary name is enough."""
     _record(file).unlink(missing_ok=True)
     making, size = file.with_suffix(".tmp"), torch.Size(shape[1:]).numel()
     with making.open("wb") as out:
@@ -203,7 +203,7 @@ def _record(file: Path) -> Path:
 
 
 def _read_record(file: Path, shape: tuple[int, ...]) -> list[BadImage] | None:
-    """The bad images of a finished file; None if it is not there, not whole, or of another shape."""
+    """The bad images of a finished file; None if it is missing, incomplete or of another shape."""
     try:
         content = json.loads(_record(file).read_text(encoding="utf-8"))
         if content["shape"] != list(shape) or file.stat().st_size != torch.Size(shape).numel():
@@ -215,7 +215,7 @@ def _read_record(file: Path, shape: tuple[int, ...]) -> list[BadImage] | None:
 
 @contextlib.contextmanager
 def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """One builder at a time; the kernel lets go of the lock when its process dies."""
+    """One builder at a time; the kernel releases the lock when its process dies."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -226,9 +226,9 @@ def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _make_room(folder: Path, newest: Path, most_gib: float) -> None:
-    """Delete the files that were not used for longest, until all take at most `most_gib`.
+    """Delete the least recently used files until all together take at most `most_gib`.
 
-    One that another process has mapped stays readable there: its blocks go when the last mapping does.
+    A file that another process has mapped stays readable there until that process ends.
     """
     files = sorted(folder.glob("images-*.bin"), key=lambda file: file.stat().st_mtime_ns)
     left = sum(file.stat().st_size for file in files)

@@ -1,4 +1,4 @@
-"""From splits to batches: which images make up an update, and how they become uint8 tensors."""
+"""From a plan to batches of uint8 tensors: samplers, data sets and the DataLoader."""
 
 import itertools
 import math
@@ -15,28 +15,28 @@ from data.seeds import derive_seed
 
 
 class PlannedSampler(Sampler[list[Sample]]):
-    """The micro-batches of all updates after `start`, as one iteration: workers live from start to end."""
+    """The micro-batches of all updates after `start` as one iteration, so that workers live as long as the run."""
 
     def __init__(self, plan: Plan, start: int = 0, skip: int = 0) -> None:
-        """`start` is the number of updates already done, `skip` that of micro-batches after them."""
+        """Start after `start` updates and `skip` more micro-batches."""
         self.plan, self.start, self.skip = plan, start, skip
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        """Yield the keys of one micro-batch after another."""
+        """Yield the samples of one micro-batch after another."""
         updates = range(self.start + 1, self.plan.total_updates + 1)
         batches = itertools.chain.from_iterable(map(self.plan.micro_batches, updates))
         yield from itertools.islice(batches, self.skip, None)
 
 
 class InOrder(Sampler[list[Sample]]):
-    """Every image once over all processes, in the split's order, in batches: for evaluation.
+    """Every image once over all processes, in the split's order, for evaluation.
 
-    Process `rank` has every `world`th image. Nothing is padded or dropped; all processes have as many batches, of which
-    the last may be short or empty, because a sharded network computes only where all take part.
+    Process `rank` gets every `world`-th image. Nothing is padded or dropped. All processes get the same number of
+    batches, the last of which may be short or empty, because a sharded model needs all of them to compute.
     """
 
     def __init__(self, samples: int, batch_size: int, skip: int = 0, rank: int = 0, world: int = 1) -> None:
-        """The first `skip` batches are left out."""
+        """Leave out the first `skip` batches."""
         self.batch_size, self.skip = batch_size, skip
         self.own, self.batches = range(rank, samples, world), math.ceil(samples / (batch_size * world))
 
@@ -45,7 +45,7 @@ class InOrder(Sampler[list[Sample]]):
         return self.batches - self.skip
 
     def __iter__(self) -> Iterator[list[Sample]]:
-        """Yield the keys of one batch after another."""
+        """Yield the samples of one batch after another."""
         for number in range(self.skip, self.batches):
             yield [(0, index) for index in self.own[number * self.batch_size : (number + 1) * self.batch_size]]
 
@@ -69,7 +69,7 @@ class Images(Dataset):
 
     @property
     def on_device(self) -> bool:
-        """Whether the pixels lie on a GPU already."""
+        """Whether the pixels are on a GPU already."""
         return isinstance(self.pixels, Kept) and self.pixels.storage.is_cuda
 
     def __getitems__(self, samples: list[Sample]) -> Batch:
@@ -132,7 +132,7 @@ def as_it_is(batch: Batch) -> Batch:
 def ignore_signals(worker: int) -> None:
     """In a worker: leave SIGTERM and Ctrl-C to the main process.
 
-    A terminal or a scheduler signals the whole group; a worker that died of it would take the main process along
+    A terminal or a scheduler signals the whole process group; a worker that dies of it would end the main process
     before it can save (pytorch issue 119856).
     """
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -151,9 +151,9 @@ def build_loader(
 
     Args:
         images: the dataset.
-        batches: yields the keys of one batch after another.
+        batches: yields the samples of one batch after another.
         workers: processes that decode; 0 decodes in this one, where a debugger can follow.
-        timeout: seconds after which a silent worker is an error; a frozen one would hang the run for good.
+        timeout: seconds after which a worker that delivers nothing has failed; a frozen one would hang the run.
         pin_memory: page-locked batches, which CUDA copies asynchronously.
     """
     return DataLoader(
@@ -170,6 +170,6 @@ def build_loader(
 
 
 def batches_on(device: torch.device, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches, copied to a device (without waiting, where they are page-locked)."""
+    """The batches, copied to a device; asynchronously if they are page-locked."""
     for batch in batches:
         yield {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

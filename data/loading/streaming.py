@@ -1,9 +1,8 @@
-"""Data sets larger than the disk: read shard by shard while training, shuffled by a buffer, never stored.
+"""Data sets larger than the disk: read shard by shard while training, shuffled in a buffer, never stored.
 
-The order is a function of (seed, epoch, process): `datasets` shuffles the shards and then rows in a buffer, and gives
-each process its own shards, or every so many rows where there are fewer shards than processes. A resume reads past what
-was seen, without decoding it, and so comes to the very same row. One thread reads ahead and several decode, so that the
-batches are the same for any number of them.
+The order is a function of (seed, epoch, process): `datasets` shuffles the shards, then the rows in a buffer, and gives
+each process its own shards, or every n-th row where there are fewer shards than processes. A resume skips what was seen
+without decoding it, up to the very same row. One thread reads ahead and several decode; their number changes nothing.
 """
 
 import contextlib
@@ -29,7 +28,7 @@ AHEAD = 4  # batches read and decoded before they are asked for
 
 @dataclass(frozen=True)
 class Stream:
-    """A split that is read on the way."""
+    """A split that is read while training."""
 
     name: str
     table: datasets.IterableDataset
@@ -38,7 +37,7 @@ class Stream:
     samples: int | None
 
     def __len__(self) -> int:
-        """Number of images, 0 where nobody knows."""
+        """Number of images; 0 if it is unknown."""
         return self.samples or 0
 
     def image_name(self, index: int) -> str:
@@ -64,8 +63,8 @@ class Streams:
 
 
 def shuffled_rows(stream: Stream, seed: int, buffer: int, rank: int, world: int) -> Iterator[Row]:
-    """The rows of one process, epoch after epoch, without end."""
-    # One shard at a time: for interleaving several the library starts threads, which pause 5 s at the end of an epoch.
+    """The rows of one process, epoch after epoch, endlessly."""
+    # One shard at a time: to interleave several the library starts threads, which pause 5 s at the end of an epoch.
     shuffled = stream.table.shuffle(seed=seed, buffer_size=buffer, max_buffer_input_shards=1)
     table = split_dataset_by_node(shuffled, rank, world)
     numbers = itertools.count()
@@ -80,7 +79,7 @@ def shuffled_rows(stream: Stream, seed: int, buffer: int, rank: int, world: int)
 
 
 def rows_in_order(stream: Stream, rank: int, world: int) -> Iterator[Row]:
-    """Every `world`th row, once: for evaluation."""
+    """Every `world`-th row once, for evaluation."""
     for number, row in itertools.islice(enumerate(stream.table), rank, None, world):
         yield number, row[stream.image_column], row[stream.label_column]
 
@@ -95,10 +94,10 @@ def batched(rows: Iterable[Row], size: int) -> Generator[list[Row], None, None]:
 def stream_batches(
     groups: Generator[list[Row], None, None], resize: Callable[[torch.Tensor], torch.Tensor], threads: int
 ) -> Iterator[Batch]:
-    """Batches of uint8 pixels out of groups of rows, in their order; read by one thread, decoded by several.
+    """Batches of uint8 pixels, one per group of rows, in order; read by one thread, decoded by several.
 
     Raises:
-        DataError: an image cannot be decoded, or the storage cannot be read; named.
+        DataError: an image cannot be decoded (names it), or the storage cannot be read.
     """
     ready: queue.Queue[Future | BaseException | None] = queue.Queue(maxsize=AHEAD)
     stop = threading.Event()
@@ -110,10 +109,10 @@ def stream_batches(
                 _put(ready, pool.submit(make_batch, group, resize), stop)
                 if stop.is_set():
                     return
-        except BaseException as error:  # handed over to whoever asks for the next batch
+        except BaseException as error:  # raised where the next batch is asked for
             end = error
         finally:
-            groups.close()  # the files that it reads
+            groups.close()  # and with it the files it reads
         _put(ready, end, stop)
 
     with ThreadPoolExecutor(max(1, threads), initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -133,7 +132,7 @@ def stream_batches(
 
 
 def _put(ready: queue.Queue, item: object, stop: threading.Event) -> None:
-    """Wait for room, but not for ever: nobody may be asking any more."""
+    """Wait for room until `stop` is set: by then nobody takes items out."""
     while not stop.is_set():
         with contextlib.suppress(queue.Full):
             ready.put(item, timeout=0.1)

@@ -1,4 +1,4 @@
-"""Batches that survive their workers: one that dies or freezes is replaced, and no image is lost or repeated."""
+"""Batches that survive their workers: a worker that dies or freezes is replaced, and no image is lost or repeated."""
 
 import contextlib
 import re
@@ -13,23 +13,23 @@ from torch.utils.data import DataLoader
 from data import DataError
 from data.plan import Batch
 
-TRIES = 3  # without a batch in between
+TRIES = 3  # in a row, without a batch in between
 
 
 class WorkerError(Exception):
-    """Workers failed again and again at the same place; the message says what to do."""
+    """Workers failed repeatedly at the same place; the message says what to do."""
 
 
 def resilient_batches(make_loader: Callable[[int], DataLoader], warn: Callable[[str], None]) -> Iterator[Batch]:
-    """The batches of `make_loader(0)`; after a worker's death or silence, those of `make_loader(delivered)`.
+    """The batches of `make_loader(0)`, continued by `make_loader(delivered)` after a worker died or froze.
 
     Args:
-        make_loader: builds a loader that begins with the given batch.
-        warn: told about each replacement.
+        make_loader: builds a loader that starts at the given batch.
+        warn: called at each replacement.
 
     Raises:
-        DataError: an image cannot be read or decoded; named.
-        WorkerError: no batch came in 3 tries in a row.
+        DataError: an image cannot be read or decoded; names it.
+        WorkerError: three tries in a row brought no batch.
     """
     delivered, failures = 0, 0
     while True:
@@ -58,7 +58,7 @@ def resilient_batches(make_loader: Callable[[int], DataLoader], warn: Callable[[
                     f"the image workers failed {TRIES} times in a row: {reason}; --dataloader_num_workers 0 decodes in"
                     " the main process"
                 ) from error
-            warn(f"{reason}; the workers are replaced, and go on at the same image")
+            warn(f"{reason}; the workers are replaced and continue at the same image")
         finally:
             if has_workers:
                 _end(iterator, failed)
@@ -67,8 +67,8 @@ def resilient_batches(make_loader: Callable[[int], DataLoader], warn: Callable[[
 class _Deaths:
     """Lets torch's SIGCHLD handler raise only while a batch is being fetched.
 
-    By itself it raises in whatever the main thread is doing when a worker dies: between the update of the weights and
-    that of the schedule, say, or in the middle of a save. Held back until the next fetch, it does no harm.
+    Otherwise it raises wherever the main thread is when a worker dies: between the optimizer's step and the schedule's,
+    say, or in the middle of a save. Held back until the next fetch, it does no harm.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class _Deaths:
         self.fetching, self.pending = False, False
 
     def hold_back(self) -> None:
-        """Take over from torch's handler, which the first iterator with workers installs."""
+        """Replace torch's handler, which the first iterator with workers installs."""
         current = signal.getsignal(signal.SIGCHLD)
         if callable(current) and current != self._handle:
             self.torchs = current
@@ -89,7 +89,7 @@ class _Deaths:
             self.pending = True
 
     def noticed_during(self, iterator: Iterator[Batch], seconds: float) -> Batch:
-        """The next batch, with torch's handler in force; what was held back is delivered first."""
+        """The next batch, with torch's handler active; what was held back is delivered first."""
         self.fetching = True
         try:
             if self.pending and self.torchs:
@@ -103,10 +103,10 @@ class _Deaths:
 
 @contextlib.contextmanager
 def _deadline(seconds: float) -> Iterator[None]:
-    """Interrupt what takes longer, a second after the loader's own timeout would have.
+    """Interrupt the block a second after the loader's own timeout should have.
 
-    That one covers the wait for a batch, but not the fetching of its memory, for which the main process asks the worker
-    that made it: one that froze with a batch in the queue would hang the run for ever.
+    The loader's covers waiting for a batch, but not fetching its memory from the worker that made it: a worker that
+    froze with a batch in the queue would hang the run forever.
     """
     if not seconds or threading.current_thread() is not threading.main_thread():
         yield
@@ -128,16 +128,16 @@ DEATHS = _Deaths()  # one, because a process has one handler for all its loaders
 
 
 def _is_worker_failure(error: Exception) -> bool:
-    """Connections to a worker that has just died break in their own ways; torch's findings have no own type."""
+    """Whether a worker is to blame: its connection broke, or torch says so in a plain RuntimeError."""
     lost = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
     return lost or "DataLoader worker" in str(error) or "DataLoader timed out" in str(error)
 
 
 def _end(iterator: Any, failed: bool) -> None:
-    """Let the workers go. A frozen one answers nothing but SIGKILL, and Python would wait for it at exit for ever."""
+    """End the workers. A frozen one reacts to SIGKILL only, and Python would wait for it at exit forever."""
     if failed:
         _kill(iterator)
-    iterator._shutdown_workers()  # also takes them off torch's list of processes that must not die
+    iterator._shutdown_workers()  # also removes them from torch's list of processes that must not die
     _kill(iterator)
 
 
@@ -149,5 +149,5 @@ def _kill(iterator: Any) -> None:
 
 
 def _last_line(error: Exception) -> str:
-    """A worker's error arrives with its traceback as text, whose last line is the message."""
+    """The message of a worker's error, which arrives as the text of a traceback."""
     return re.sub(r"^[\w.]*Error: ", "", str(error).strip().splitlines()[-1])

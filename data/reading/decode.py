@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as tvf
 from data import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow knows dozens more, each an attack surface
-# A small file can claim a huge picture. Pillow only warns above this size, and warns once, so we ask ourselves.
+# A small file can claim a huge picture. Pillow only warns above this size, and only once, so we check ourselves.
 MAX_PIXELS = 89_478_485
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 # Broken metadata does not make an image unusable: its pixels are used as they are.
@@ -54,7 +54,7 @@ def decode(data: bytes, name: str) -> torch.Tensor:
         uint8 [3, height, width], RGB, upright, transparency composited on white.
 
     Raises:
-        DataError: the bytes are no such image, are damaged or cut short, or claim more than MAX_PIXELS.
+        DataError: the bytes are not such an image, are damaged or cut short, or claim more than MAX_PIXELS.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -71,7 +71,7 @@ def decode(data: bytes, name: str) -> torch.Tensor:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn the picture as its EXIF orientation says. Broken metadata must not cost the pixels: then as it is."""
+    """Turn the picture as its EXIF orientation says; with broken metadata leave it as it is."""
     try:
         orientation = image.getexif().get(EXIF_ORIENTATION, 1)
     except Exception:

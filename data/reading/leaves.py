@@ -1,4 +1,4 @@
-"""A stand-in for beans that needs no download: leaves drawn here, with beans' columns and class names.
+"""A replacement for beans that needs no download: leaves drawn here, with the columns and class names of beans.
 
 Every picture is a function of (seed, split, index). What tells the classes apart is the *shape* of the spots, as on
 real leaves: angular lesions bounded by veins, or many small round pustules, or none. Colour tells little: light,

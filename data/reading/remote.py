@@ -1,6 +1,6 @@
-"""Data that lives elsewhere: s3://, gs://, hf://, https:// addresses, listed through fsspec and read by `datasets`.
+"""Data at an address: s3://, gs://, hf://, https://, listed through fsspec and read by `datasets`.
 
-Credentials come from where their libraries look (environment, ~/.aws, instance roles) and are never part of an address:
+Credentials come from where each library looks for them (environment, ~/.aws, instance roles), never from the address:
 addresses are printed and recorded.
 """
 
@@ -17,7 +17,7 @@ from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 from data import DataError
 
 T = TypeVar("T")
-TRIES, PAUSE = 4, 0.5  # seconds, doubled from one try to the next
+TRIES, PAUSE = 4, 0.5  # seconds, doubled after each try
 SPLIT_NAME = re.compile(r"(?:^|[/_.-])(train|training|test|testing|validation|valid|val|dev)(?=[/_.-]|$)")
 CANONICAL = {"training": "train", "testing": "test"}
 EXTRAS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
@@ -31,31 +31,31 @@ def is_remote(dataset: str) -> bool:
 def list_remote(dataset: str) -> tuple[str, dict[str, list[str]]]:
     """The data files below an address, by split, and the `datasets` module that reads them: parquet or imagefolder.
 
-    A split is a folder, or the beginning of a file's name: train, validation (valid, val, dev) or test. Where no name
-    says, all is train.
+    A split is named by a folder or the beginning of a file name: train, validation (valid, val, dev) or test. If no
+    name says, everything is train.
 
     Raises:
-        DataError: the address carries credentials, is not there, may not be read, or holds no images.
+        DataError: the address contains credentials, does not exist, may not be read, or holds no images.
     """
     _refuse_credentials(dataset)
     try:
         system, root = fsspec.core.url_to_fs(dataset)
-        # A web server lists no folders: there, and wherever a file is named, that one is all.
+        # A web server lists no folders, so there the address names the file.
         found = [root] if root.endswith(".parquet") else with_retries(lambda: system.find(root))
-    except Exception as error:  # each protocol's library has its own
+    except Exception as error:  # each protocol's library raises its own types
         raise DataError(f"--dataset {dataset}: {explain(error, dataset)}") from error
     addresses = sorted(system.unstrip_protocol(path) for path in found)
     shards = [address for address in addresses if address.endswith(".parquet")]
     pictures = [address for address in addresses if _suffix(address) in ImageFolder.EXTENSIONS]
     tables = [address for address in addresses if address.rsplit("/", 1)[-1] in ImageFolder.METADATA_FILENAMES]
     if not shards and not pictures:
-        raise DataError(f"--dataset {dataset}: no parquet file and no image is there, or no such bucket or folder")
+        raise DataError(f"--dataset {dataset}: no parquet file and no image there, or no such bucket or folder")
     below = system.unstrip_protocol(root).rstrip("/")
     return ("parquet", by_split(shards, below)) if shards else ("imagefolder", by_split(pictures + tables, below))
 
 
 def by_split(addresses: list[str], below: str) -> dict[str, list[str]]:
-    """Sort files into splits by the names in their paths below the dataset's address."""
+    """Sort files into splits by the names in their paths below the data set's address."""
     files: dict[str, list[str]] = {}
     for address in addresses:
         match = SPLIT_NAME.search(address.removeprefix(below).lower())
@@ -68,7 +68,7 @@ def by_split(addresses: list[str], below: str) -> dict[str, list[str]]:
 
 
 def with_retries(work: Callable[[], T]) -> T:
-    """Call `work` again after errors that pass: a dropped connection, a server that is busy."""
+    """Call `work` again after passing errors: a dropped connection, a busy server."""
     for number in range(TRIES):
         try:
             return work()
@@ -100,8 +100,8 @@ def _refuse_credentials(dataset: str) -> None:
     if "@" in parts.netloc or parts.query:
         shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         raise DataError(
-            f"--dataset {shown}: the address carries a user, password or signature, which would end up in logs and"
-            " records; give them by the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            f"--dataset {shown}: the address contains a user, password or signature, which would end up in logs"
+            " and records; pass them through the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
 
 

@@ -467,7 +467,7 @@ def test_an_image_that_has_vanished_is_named(tmp_path, load):
     path.unlink()
     with pytest.raises(DataError, match=f"{path}: cannot be read"):
         splits.train.read(3)
-    with pytest.raises(DataError, match=f"1 of 16 images are not usable.*{path}: cannot be read"):
+    with pytest.raises(DataError, match=f"1 of 16 images cannot be used.*{path}: cannot be read"):
         check_images(splits, skip_bad=False, cache_dir=str(tmp_path / "cache"))
     assert len(check_images(splits, skip_bad=True, cache_dir=str(tmp_path / "cache")).train) == 7
 

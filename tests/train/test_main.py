@@ -194,7 +194,7 @@ def test_a_broken_image_is_named_before_anything_is_written(tmp_path, capsys):
     )
     assert run_here(*flags) == 2
     error = capsys.readouterr().err
-    assert "1 of 12 images are not usable" in error and "train/b/1.jpg" in error and not out.exists()
+    assert "1 of 12 images cannot be used" in error and "train/b/1.jpg" in error and not out.exists()
 
 
 def test_the_debug_preset_is_over_in_seconds(tmp_path):

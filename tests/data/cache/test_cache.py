@@ -89,7 +89,7 @@ def test_a_file_that_is_not_whole_is_made_anew(damage, tmp_path):
 def test_bad_images_stop_the_run_or_are_left_out(kind, tmp_path):
     data = splits({"0.png": png(0), "bad.png": b"?", "2.png": png(2)}, {"bad.png": b"?", "v.png": png(7)})
     for _ in range(2):
-        with pytest.raises(DataError, match=r"2 of 5 images are not usable .* bad\.png"):
+        with pytest.raises(DataError, match=r"2 of 5 images cannot be used .* bad\.png"):
             prepared(kind, tmp_path, data)
     kept, pixels, *_ = prepared(kind, tmp_path, data, skip_bad=True)
     assert len(kept.train) == 2 and len(kept.validation) == 1 and len(kept.notes) == 2

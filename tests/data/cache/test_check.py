@@ -41,7 +41,7 @@ def test_bad_images_of_both_splits_are_counted_and_named(tmp_path):
     with pytest.raises(DataError) as caught:
         check_images(data, False, str(tmp_path))
     message = str(caught.value)
-    assert message.startswith("3 of 14 images are not usable (--skip_bad_images leaves them out): half.png: ")
+    assert message.startswith("3 of 14 images cannot be used (--skip_bad_images leaves them out): half.png: ")
     assert "words.png: " in message and "null.png: " in message and "\n" not in message
     assert "fine.png" not in message and "more" not in message.split("words.png")[1]
 
