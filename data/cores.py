@@ -4,9 +4,7 @@ import math
 import os
 from pathlib import Path
 
-QUOTA = Path(
-    "/sys/fs/cgroup/cpu.max"
-)  # cgroup v2: "200000 100000" is 2 cores (microseconds per period), "max" no limit
+QUOTA = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2: "200000 100000" is 2 cores, "max 100000" no limit
 
 
 def usable_cores() -> int:

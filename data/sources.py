@@ -11,7 +11,7 @@ import torch
 from data import DataError
 from data.loading.streaming import Stream, Streams
 from data.reading import leaves
-from data.reading.columns import Labelled, find_image_column, find_label_column, read_labels, undecoded
+from data.reading.columns import Labelled, find_column, read_labels, undecoded
 from data.reading.splits import Split, Splits, check_classes
 from data.reading.tables import read_tables
 
@@ -88,7 +88,8 @@ def load_streams(
     streams, names = {}, {}
     for name, table in tables.items():
         table = table if table.features else table._resolve_features()
-        image, label = find_image_column(table, dataset, image_column), find_label_column(table, dataset, label_column)
+        image = find_column("image", table, dataset, image_column)
+        label = find_column("label", table, dataset, label_column)
         feature = table.features[label]
         if not isinstance(feature, datasets.ClassLabel):
             raise DataError(f"--dataset {dataset}: column '{label}' declares no classes, which a stream must")

@@ -1,8 +1,8 @@
 """Decode once: images resized to the model's size, kept as uint8 in memory or in a memory-mapped file.
 
-A file is named by a digest of everything its pixels depend on: the data's fingerprint, the resizing, and the versions of
-the libraries. It is written under another name, flushed and renamed, and its record comes last, so that a killed build
-leaves nothing that looks finished; a second process waits for the file of the first.
+A file is named by a digest of everything its pixels depend on: the data's fingerprint, the resizing, and the versions
+of the libraries. It is written under another name, flushed and renamed, and its record comes last, so that a killed
+build leaves nothing that looks finished. A second process waits for the file of the first.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Which column of a table holds the images and which the classes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import datasets
@@ -28,8 +28,8 @@ def read_labels(table: datasets.Dataset, dataset: str, image_column: str | None,
     Raises:
         DataError: a column cannot be found, or rows have no class.
     """
-    image_column = find_image_column(table, dataset, image_column)
-    label_column = find_label_column(table, dataset, label_column)
+    image_column = find_column("image", table, dataset, image_column)
+    label_column = find_column("label", table, dataset, label_column)
     values, feature = list(table[label_column]), table.features[label_column]
     missing = sum(value is None or value == -1 for value in values)
     if missing:  # -1 is the Hub's mark for "no label given", as in hidden test splits
@@ -51,24 +51,36 @@ def undecoded(table: datasets.Dataset, image_column: str) -> datasets.Dataset:
     return table.cast_column("image", datasets.Image(decode=False))
 
 
-def find_image_column(table: datasets.Dataset, dataset: str, named: str | None) -> str:
-    """The column that holds the images; DataError if that is not clear."""
-    typed = [name for name, feature in table.features.items() if isinstance(feature, datasets.Image)]
-    likely = [name for name in IMAGE_NAMES if name in table.features and _holds_bytes(table.features[name])]
-    column = _one_column("image", table, dataset, named, typed, IMAGE_NAMES, likely)
-    if column not in typed and not _holds_bytes(table.features[column]):
-        raise DataError(f"--dataset {dataset}: column '{column}' holds {table.features[column]}, not images")
-    return column
+def find_column(kind: str, table: datasets.Dataset, dataset: str, named: str | None) -> str:
+    """The column of the images or classes: the one named; else the only one of the right type; else the usual name.
 
+    Args:
+        kind: `image` or `label`.
+        table: to look in.
+        dataset: its name, for messages.
+        named: by --image_column_name or --label_column_name.
 
-def find_label_column(table: datasets.Dataset, dataset: str, named: str | None) -> str:
-    """The column that holds the classes; DataError if that is not clear."""
-    typed = [name for name, feature in table.features.items() if isinstance(feature, datasets.ClassLabel)]
-    likely = [name for name in LABEL_NAMES if name in table.features and _holds_classes(table.features[name])]
-    column = _one_column("label", table, dataset, named, typed, LABEL_NAMES, likely)
-    if column not in typed and not _holds_classes(table.features[column]):
-        raise DataError(f"--dataset {dataset}: column '{column}' holds {table.features[column]}, not one class a row")
-    return column
+    Raises:
+        DataError: there is no such column, or it is not clear which one it is.
+    """
+    feature_type, holds, usual, content = KINDS[kind]
+    columns = ", ".join(table.column_names)
+    if named is not None and named not in table.column_names:
+        raise DataError(f"--{kind}_column_name {named}: {dataset} has no such column; it has {columns}")
+    typed = [name for name, feature in table.features.items() if isinstance(feature, feature_type)]
+    found = [named] if named is not None else typed
+    if not found:
+        found = [name for name in usual if name in table.features and holds(table.features[name])][:1]
+    elif len(found) > 1:
+        found = [name for name in usual if name in typed][:1] or typed
+    if len(found) != 1:
+        problem = "several columns could be" if found else "no column seems to be"
+        raise DataError(
+            f"--dataset {dataset}: {problem} the {kind}; name one with --{kind}_column_name; it has {columns}"
+        )
+    if found[0] not in typed and not holds(table.features[found[0]]):
+        raise DataError(f"--dataset {dataset}: column '{found[0]}' holds {table.features[found[0]]}, not {content}")
+    return found[0]
 
 
 def _holds_bytes(feature: object) -> bool:
@@ -82,27 +94,7 @@ def _holds_classes(feature: object) -> bool:
     )
 
 
-def _one_column(
-    kind: str,
-    table: datasets.Dataset,
-    dataset: str,
-    named: str | None,
-    typed: list[str],
-    usual: Iterable[str],
-    likely: list[str],
-) -> str:
-    """The column that was named; else the only one of the right type; else the usual name among several."""
-    columns = ", ".join(table.column_names)
-    if named is not None:
-        if named not in table.column_names:
-            raise DataError(f"--{kind}_column_name {named}: {dataset} has no such column; it has {columns}")
-        return named
-    candidates = typed or likely[:1]
-    if len(candidates) > 1:
-        candidates = [name for name in usual if name in typed][:1] or typed
-    if len(candidates) != 1:
-        problem = "several columns could be" if candidates else "no column seems to be"
-        raise DataError(
-            f"--dataset {dataset}: {problem} the {kind}; name one with --{kind}_column_name; it has {columns}"
-        )
-    return candidates[0]
+KINDS = {
+    "image": (datasets.Image, _holds_bytes, IMAGE_NAMES, "images"),
+    "label": (datasets.ClassLabel, _holds_classes, LABEL_NAMES, "one class per row"),
+}

@@ -240,7 +240,7 @@ def test_unclear_columns_are_refused_with_a_list_of_them(columns, options, said,
 @pytest.mark.parametrize("named", ["image", "weight"])
 def test_a_label_column_that_holds_no_classes_is_refused(named, tmp_path, refusal):
     folder = table_folder(tmp_path / "d", {"image": PICTURES, "label": DECLARED, "weight": WEIGHT})
-    assert "not one class a row" in refusal(folder, label_column=named)
+    assert "not one class per row" in refusal(folder, label_column=named)
 
 
 def test_an_image_column_that_holds_no_images_is_refused(tmp_path, refusal):

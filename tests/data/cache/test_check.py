@@ -73,7 +73,7 @@ def test_only_the_first_run_on_the_same_data_pays_for_the_pass(tmp_path, monkeyp
         check, "find_bad_images", lambda work, keep=None: decoded.append(len(work)) or judge(work, keep)
     )
     for _ in range(2):
-        with pytest.raises(DataError, match="not usable"):
+        with pytest.raises(DataError, match="cannot be used"):
             check_images(bad, False, str(tmp_path))
     assert decoded == [21, 1]  # all, then only the bad one, which may have been mended
     mended = splits(GOOD | {"bad.png": png(77)})
@@ -96,6 +96,6 @@ def test_a_cache_that_cannot_be_written_does_not_stop_the_check(tmp_path):
 def test_an_image_restored_to_its_old_size_is_looked_at_again(tmp_path):
     damaged = bytearray(png(99))
     damaged[len(damaged) // 2] ^= 0x10
-    with pytest.raises(DataError, match="not usable"):
+    with pytest.raises(DataError, match="cannot be used"):
         check_images(splits(GOOD | {"99.png": bytes(damaged)}), False, str(tmp_path))
     check_images(splits(GOOD | {"99.png": png(99)}), False, str(tmp_path))
