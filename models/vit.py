@@ -72,7 +72,8 @@ class Classifier(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Classify a batch."""
-        return self.vit(self.normalize(pixel_values).to(self.vit.dtype)).logits
+        pixels = self.normalize(pixel_values).to(self.vit.dtype)
+        return self.vit(pixels).logits
 
     def save_pretrained(self, folder: Path, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Write `model.safetensors`, `config.json` and `preprocessor_config.json`, which `from_pretrained` loads.
