@@ -1,5 +1,6 @@
 """A model and data sets of your own, from Python."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
@@ -67,7 +68,10 @@ def own_run(
     model.to(precision.device, precision.dtype)
     schedule = schedule or build_schedule(optimizer, recipe, plan.total_updates)
     state = TrainState(model, optimizer, schedule, precision, best, loss_sum_fn, replicate(model))
-    lock = Lock()
-    checkpoint = on_rank_zero(lambda: resume.find_checkpoint(run, lock))
     decided = describe(config, precision, reason, data)
-    return state, data, open_output(config, state, decided, checkpoint, lock, weights_loaded=False)
+    with ExitStack() as after_failure:
+        lock = after_failure.enter_context(Lock())
+        checkpoint = on_rank_zero(lambda: resume.find_checkpoint(run, lock))
+        output = open_output(config, state, decided, checkpoint, lock, weights_loaded=False)
+        after_failure.pop_all()  # from here on `output` releases the lock
+    return state, data, output
