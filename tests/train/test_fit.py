@@ -324,16 +324,18 @@ def test_each_second_is_counted_once_and_where_it_was_spent():
 
 
 def test_a_run_is_the_same_however_its_windows_are_cut():
-    ends, images = [], []
+    ends, images, losses = [], [], []
     for batch_size, accumulation in ((6, 1), (3, 2), (2, 3)):
         state, data = make_run(
             total=4, precision=Precision("fp64", CPU), samples=10, batch_size=batch_size, accumulation=accumulation
         )
         spy = Spy()
-        fit(state, data, recipe(), spy)
+        fit(state, data, recipe(log=1), spy)
         ends.append(torch.cat([parameter.flatten() for parameter in state.raw_model.parameters()]))
         images.append(spy.told("advance", 0))
+        losses.append(spy.told("training", 1))
     assert images == [[6, 4, 6, 4]] * 3  # ten images, and the next epoch starts with an update of its own
+    assert losses[1] == pytest.approx(losses[0], rel=1e-12) and losses[2] == pytest.approx(losses[0], rel=1e-12)
     assert torch.allclose(ends[0], ends[1], rtol=0, atol=1e-12) and torch.allclose(ends[0], ends[2], rtol=0, atol=1e-12)
 
 
