@@ -90,7 +90,7 @@ def make_data(total=6, of_class=0, samples=12, batch_size=4, accumulation=1, **p
     pixels = torch.randint(0, 256, (samples, 3, 32, 32), generator=torch.manual_seed(2), dtype=torch.uint8)
     train, validation = Images(pixels, [0] * samples), Images(pixels[:3], [of_class] * 3)
     plan = Plan(samples, batch_size, accumulation, total, seed=7, **plan)
-    return dataset_pipeline(train, validation, plan, CPU, NAMES, LoadingOptions(eval_batch_size=3), 0, print)
+    return dataset_pipeline(train, validation, plan, CPU, NAMES, LoadingOptions(eval_batch_size=3), print)
 
 
 def recipe(log=NEVER, evaluate=NEVER, save=None, **options):
