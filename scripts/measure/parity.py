@@ -1,10 +1,10 @@
 """Run the Hugging Face Trainer and this project's loop on the same data in float64, and compare update by update.
 
     pip install -e ".[bench]"
-    python scripts/parity.py --model PATH --dataset PATH --updates 40 [--reference trainer.json]
+    python scripts/measure/parity.py --model PATH --dataset PATH --updates 40 [--reference trainer.json]
 
-The Trainer is run as the notebook runs it (batch 16, 4 epochs, lr 2e-4, seed 42), stopped after the given updates.
-Float64 because float32 proves little: fine-tuning doubles a rounding difference about every 1.4 updates.
+The Trainer runs as in the notebook (batch 16, 4 epochs, lr 2e-4, seed 42), stopped after the given updates. Float64
+because float32 proves little: fine-tuning doubles a rounding difference about every 1.4 updates.
 """
 
 import argparse
@@ -14,16 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-import datasets
 import torch
-from transformers import (
-    AutoImageProcessor,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    ViTForImageClassification,
-    set_seed,
-)
+from trainer import build_trainer
+from transformers import TrainerCallback
 
 History = dict[int, dict[str, float]]  # by update: loss, grad_norm, learning_rate
 
@@ -32,7 +25,7 @@ class StopAfter(TrainerCallback):
     """Ends the Trainer early without changing its schedule, as --stop_after does here."""
 
     def __init__(self, updates: int) -> None:
-        """Stop when so many updates are done."""
+        """Stop after that many updates."""
         self.updates = updates
 
     def on_step_end(self, args: object, state: object, control: object, **_: object) -> None:
@@ -41,33 +34,11 @@ class StopAfter(TrainerCallback):
 
 
 def run_trainer(model: str, dataset: str, updates: int) -> History:
-    """What the Trainer logs in its first updates, pixels from the checkpoint's own processor."""
-    data = datasets.load_dataset(dataset)
-    labels = data["train"].features["labels"].names
-    set_seed(42)
-    network = ViTForImageClassification.from_pretrained(
-        model, num_labels=len(labels), ignore_mismatched_sizes=True, dtype=torch.float32
-    ).double()
-    processor = AutoImageProcessor.from_pretrained(model)
-
-    def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
-        pixels = processor([row["image"].convert("RGB") for row in rows], return_tensors="pt")["pixel_values"]
-        return {"pixel_values": pixels.double(), "labels": torch.tensor([row["labels"] for row in rows])}
-
+    """What the Trainer logs in its first updates."""
+    quiet = {"logging_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True}
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TrainingArguments(
-            folder,
-            per_device_train_batch_size=16,
-            num_train_epochs=4,
-            learning_rate=2e-4,
-            logging_steps=1,
-            save_strategy="no",
-            report_to="none",
-            remove_unused_columns=False,
-            disable_tqdm=True,
-            use_cpu=True,
-        )
-        trainer = Trainer(network, arguments, collate, train_dataset=data["train"], callbacks=[StopAfter(updates)])
+        trainer = build_trainer(model, dataset, torch.float64, 42, output_dir=folder, **quiet)
+        trainer.add_callback(StopAfter(updates))
         trainer.train()
     return {line["step"]: line for line in trainer.state.log_history if "grad_norm" in line}
 
@@ -87,8 +58,7 @@ def compare(name: str, one: History, other: History) -> None:
     """Print the largest differences of `one` from `other`, and the first update that is 1e-6 away."""
     steps = sorted(one.keys() & other.keys())
     apart = {step: abs(one[step]["grad_norm"] - other[step]["grad_norm"]) / other[step]["grad_norm"] for step in steps}
-    loss = max(abs(one[step]["loss"] - other[step]["loss"]) for step in steps)
-    rate = max(abs(one[step]["learning_rate"] - other[step]["learning_rate"]) for step in steps)
+    loss, rate = (max(abs(one[step][key] - other[step][key]) for step in steps) for key in ("loss", "learning_rate"))
     first = next((step for step in steps if apart[step] > 1e-6), None)
     print(
         f"{name}, {len(steps)} updates: grad_norm {max(apart.values()):.1e} relative, loss {loss:.1e},"
@@ -97,7 +67,7 @@ def compare(name: str, one: History, other: History) -> None:
 
 
 def main() -> None:
-    """Run both, print what they differ in."""
+    """Run both and print how they differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--dataset", required=True)
