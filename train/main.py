@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from data import DataError
 from models import ModelError
@@ -12,6 +13,9 @@ from train.config.schema import Config
 from train.distributed.env import rank, world_size
 from train.errors import ConfigError, LostProcessError, RunError
 from train.system.signals import Interrupted, Signals
+
+if TYPE_CHECKING:
+    from train.precision import Precision
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,16 +58,15 @@ def parsed(arguments: list[str]) -> Iterator[Config]:
 
 def run(config: Config, signals: Signals) -> None:
     """Build what the configuration asks for, train, and report."""
-    # Imported here, so that --help does not wait for torch; and without the garbage collector, which would walk through
-    # a million new objects again and again: a second or more of eight.
-    gc.disable()
+    gc.disable()  # while importing: it would walk through a million new objects again and again, for a second or more
+    precision = judge(config)
+    # Imported only now: these take seconds, and a mistyped flag should not.
     from train.distributed.collectives import all_reduce_max
     from train.loop import fit
     from train.output import results
     from train.output.failures import explained
     from train.setup.inputs import load_inputs
-    from train.setup.job import build_job, check_flags
-    from train.system.console import say
+    from train.setup.job import build_job
     from train.system.lock import Lock
 
     gc.enable()
@@ -71,12 +74,10 @@ def run(config: Config, signals: Signals) -> None:
     def should_stop() -> bool:  # a signal to one process stops all of them, at the same update
         return signals.note(all_reduce_max(signals.number))
 
-    say(f"preset {config.run.preset}: {config.preset_reason}")
-    check_flags(config)
     with Lock() as lock:
-        inputs = load_inputs(config, lock)
+        inputs = load_inputs(config, precision, lock)
         if config.run.eval_only:
-            results.print_evaluation(inputs.loaded, inputs.data, inputs.precision)
+            results.print_evaluation(inputs.loaded, inputs.data, precision)
             return
         job = build_job(config, inputs, lock)
         with job.output:
@@ -85,6 +86,21 @@ def run(config: Config, signals: Signals) -> None:
                 job.output.wait_for_save()
             results.finish(config, job.decided, job.state, job.data, job.output, stopped=should_stop())
         signals.raise_received()
+
+
+def judge(config: Config) -> "Precision":
+    """Refuse what can be refused before data and model are touched, print what was decided, and set up the device."""
+    from train.config.checks import check_flags, try_out
+
+    notes = check_flags(config)
+    from train.precision import choose_compute
+    from train.system.console import say
+
+    for line in (f"preset {config.run.preset}: {config.preset_reason}", *notes):
+        say(line)
+    precision = choose_compute(config.run)
+    try_out(config.recipe)
+    return precision
 
 
 if __name__ == "__main__":

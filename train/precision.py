@@ -4,9 +4,13 @@ import contextlib
 from dataclasses import dataclass, field
 
 import torch
-from torch.distributed.tensor import DTensor
 
-from train.errors import NonFiniteError
+from train.config.schema import RunConfig
+from train.distributed.env import world_size
+from train.distributed.parallel import is_sharded
+from train.errors import ConfigError, NonFiniteError
+from train.system.console import say
+from train.system.device import choose_device, choose_precision, set_threads
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -21,6 +25,7 @@ class Precision:
 
     name: str  # fp32, bf16, fp16 or fp64
     device: torch.device
+    reason: str = ""  # why this precision
     scaler: torch.amp.GradScaler = field(init=False)
     refused: torch.Tensor = field(init=False)  # number of updates refused: the first bad one and all after it
     first_bad: torch.Tensor = field(init=False)  # loss and gradient norm of the first bad one
@@ -97,4 +102,36 @@ def can_skip_on_device(optimizer: torch.optim.Optimizer) -> bool:
     """Whether the optimizer's kernel can leave out a step by itself: torch's fused ones on CUDA, unless sharded."""
     first = optimizer.param_groups[0]["params"][0]
     fused = getattr(optimizer, "_step_supports_amp_scaling", False)
-    return fused and first.is_cuda and not isinstance(first, DTensor)
+    return fused and first.is_cuda and not is_sharded(first)
+
+
+def choose_compute(run: RunConfig) -> Precision:
+    """The device and precision to compute in. Sets up threads and TF32.
+
+    Raises:
+        ConfigError: what was asked for is not available here.
+    """
+    device = choose_device(run.device)
+    name, reason = choose_precision(run.precision, device)
+    if run.fsdp:
+        name, reason = _for_shards(name, reason, run)
+    if run.tf32 and device.type != "cuda":
+        raise ConfigError(f"--tf32 true: is a mode of CUDA's matrix units, and this is {device}")
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if run.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = run.tf32  # torch's own default is yes, for convolutions only
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else set_threads()
+    say(f"device: {device} ({where}), {name}: {reason}")
+    return Precision(name, device, reason)
+
+
+def _for_shards(name: str, reason: str, run: RunConfig) -> tuple[str, str]:
+    if world_size() == 1:
+        raise ConfigError("--fsdp true: shards over several processes; start them with torchrun --nproc-per-node=N")
+    if run.torch_compile == "on":
+        raise ConfigError("--torch_compile on: does not work on a sharded model; drop it, or --fsdp")
+    if name != "fp16":
+        return name, reason
+    if run.precision == "fp16":
+        raise ConfigError("--precision fp16: its scaler does not support shards; bf16 or fp32 work with --fsdp")
+    return "bf16", "the scaler of fp16 does not support shards"

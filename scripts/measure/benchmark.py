@@ -34,7 +34,7 @@ from sizes import SIZES, random_batch, random_vit, ready_state, timed_update
 from data.sources import load_splits
 from models.vit import load_model
 from train.config.schema import RunConfig
-from train.setup.inputs import choose_compute
+from train.precision import choose_compute
 from train.system.compile import compile_model
 from train.system.device import choose_attention, choose_precision
 from train.system.memory import keep_freed_memory
@@ -147,7 +147,7 @@ def run_limit(asked: argparse.Namespace) -> None:
     """Our `train_step` on one batch in memory, in the precision and with the settings that our run chooses."""
     flags = asked.flags.split()
     named = dict(zip(flags[::2], flags[1::2], strict=True))
-    precision, _ = choose_compute(RunConfig(precision=named.get("--precision", "auto")))
+    precision = choose_compute(RunConfig(precision=named.get("--precision", "auto")))
     keep_freed_memory()
     splits = load_splits(asked.dataset)
     attention = choose_attention(precision.device, precision.name)

@@ -9,8 +9,7 @@ from data.plan import Batch
 from models.vit import Classifier
 from train.config.schema import RecipeConfig, RunConfig
 from train.loop import train_step
-from train.precision import Precision
-from train.setup.inputs import choose_compute
+from train.precision import Precision, choose_compute
 from train.setup.job import build_state
 from train.state import TrainState
 from train.system.device import choose_attention
@@ -37,7 +36,7 @@ def ready_state(model: Classifier, precision: Precision) -> TrainState:
 
 def random_state(size: str, side: int = 224) -> TrainState:
     """A state of the given size in this machine's default precision, memory tuned as in a run."""
-    precision, _ = choose_compute(RunConfig())
+    precision = choose_compute(RunConfig())
     keep_freed_memory()
     return ready_state(random_vit(size, side, choose_attention(precision.device, precision.name)), precision)
 

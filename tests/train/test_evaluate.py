@@ -11,8 +11,9 @@ from data.reading.leaves import table
 from data.reading.splits import Split
 from data.sources import load_splits
 from models.vit import load_model
+from train.config.metrics import choose_metric, metric_names
 from train.errors import ConfigError
-from train.evaluate import choose_metric, evaluate, metric_names
+from train.evaluate import evaluate
 from train.precision import Precision
 
 CPU = torch.device("cpu")

@@ -1,15 +1,18 @@
+import inspect
 import math
 
 import pytest
 import torch
 from torch import nn
+from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
 from models.vit import load_model
 from tests.making import make_optimizer, make_schedule
 from train.errors import ConfigError
 from train.optim import parameter_groups
 from train.optimizers.arguments import parse_arguments
-from train.optimizers.lookup import find_optimizer
+from train.optimizers.names import optimizer_parameters
+from train.optimizers.signatures import torch_optimizers, torch_schedules, transformers_schedules
 
 OPTIMIZERS = ["adamw", "SGD", "nadam", "radam", "rmsprop", "adagrad", "adafactor", "rprop", "asgd", "muon"]
 OPTIMIZERS += ["adamw_torch_fused", "adamax", "adadelta", "torch.optim:Adam"]
@@ -90,17 +93,21 @@ def test_ones_own_class_is_named_by_module(vit):
 @pytest.mark.parametrize(
     ("name", "arguments", "decay", "said"),
     [
-        ("adamv", None, 0.0, "torch.optim has adadelta"),
-        ("optimizer", None, 0.0, "no such class"),
+        ("adamv", None, 0.0, "choose from ASGD, Adadelta"),
+        ("optimizer", None, 0.0, "no such name"),
         ("lbfgs", None, 0.0, "closure"),
         ("sparseadam", None, 0.0, "sparse gradients"),
-        ("math:sqrt", None, 0.0, "is not a torch.optim.Optimizer"),
+        ("math:sqrt", None, 0.0, "is not a class"),
+        ("pathlib:Path", None, 0.0, "is not a torch.optim.Optimizer"),
         ("nowhere:Class", None, 0.0, "package.module:Class"),
         ("sgd", "momentun=0.9", 0.0, "momentun is not taken by SGD; SGD takes dampening"),
         ("sgd", "lr=0.9", 0.0, "lr is set by a flag of its own"),
         ("sgd", "momentum", 0.0, "must have the form name=value"),
         ("sgd", "nesterov=true", 0.0, "Nesterov"),
         ("adamw", "betas=(2,3)", 0.0, "beta"),
+        ("adamw", "betas=0.9", 0.0, r"must be 2 numbers in parentheses, such as \(0.9, 0.999\)"),
+        ("sgd", "nesterov=1", 0.0, "must be true or false"),
+        ("adamw", "eps=small", 0.0, "must be a number"),
         ("rprop", None, 0.1, "Rprop takes none"),
         ("muon", "momentun=1", 0.0, "Muon takes"),
     ],
@@ -113,7 +120,7 @@ def test_a_wrong_optimizer_is_refused_with_what_there_is(vit, name, arguments, d
 @pytest.mark.parametrize(
     ("name", "arguments", "warmup", "said"),
     [
-        ("liner", None, 0, "there are linear, cosine"),
+        ("liner", None, 0, "choose from linear, cosine"),
         ("cosine", "num_cycle=2", 0, "cosine takes num_cycles"),
         ("StepLR", None, 0, "step_size"),
         ("StepLR", "step=2", 0, "StepLR takes gamma, step_size"),
@@ -156,7 +163,29 @@ def test_warmup_below_one_is_a_share_of_all_updates():
 def test_the_length_of_the_run_is_filled_in_where_a_class_demands_it(vit):
     scheduler = make_schedule(make_optimizer(vit, "sgd", "momentum=0.9", 0.1, 0.0), "OneCycleLR", None, 0, 77)
     assert scheduler.scheduler.total_steps == 77
-    assert find_optimizer("adamw_torch") is torch.optim.AdamW
+    assert optimizer_parameters("adamw_torch")[0] == "AdamW"
+
+
+def test_what_is_read_from_source_is_what_an_import_finds():
+    def signatures(found):
+        return {name: {k: p.default for k, p in inspect.signature(f).parameters.items()} for name, f in found.items()}
+
+    lr_scheduler = torch.optim.lr_scheduler
+    classes = {name: item for name, item in vars(torch.optim).items() if inspect.isclass(item)}
+    optimizers = {n: c for n, c in classes.items() if issubclass(c, torch.optim.Optimizer) and n != "Optimizer"}
+    classes = {name: item for name, item in vars(lr_scheduler).items() if inspect.isclass(item) and name[0] != "_"}
+    schedules = {n: c for n, c in classes.items() if issubclass(c, lr_scheduler.LRScheduler) and n != "LRScheduler"}
+    functions = {item.value: function for item, function in TYPE_TO_SCHEDULER_FUNCTION.items()}
+    for read, imported in (
+        (torch_optimizers(), optimizers),
+        (torch_schedules(), schedules),
+        (transformers_schedules(), functions),
+    ):
+        found, expected = {n: {k: p.default for k, p in item.items()} for n, item in read.items()}, signatures(imported)
+        assert found.keys() == expected.keys()
+        for name, defaults in found.items():
+            assert list(defaults) == list(expected[name])
+            assert all(value in (..., expected[name][key]) for key, value in defaults.items()), name
 
 
 def test_muon_moves_matrices_and_adamw_the_rest(vit):

@@ -1,17 +1,19 @@
 """From the command line, a YAML or JSON file, or the record of a run being resumed, to a checked `Config`.
 
-Later ones win: defaults, preset, the resumed run's record, file, flags. All take the same way through argparse, so
-that a value in a file is checked and converted like one on the command line.
+Later ones win: defaults, preset, the resumed run's record, file, flags. All go through argparse, so that a value in a
+file is checked and converted like one on the command line.
 """
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
+from train.config.flags import Parser, build_parser
 from train.config.presets import PRESETS, choose_preset
 from train.config.record import check_output_dir, find_run, is_run, read_record
 from train.config.schema import FLAGS, OF_THE_START, SECTIONS, Config
@@ -19,32 +21,29 @@ from train.distributed.env import is_restart, may_restart
 from train.errors import ConfigError
 from train.system import hub
 
-USAGE = """python -m train.main [CONFIG.yaml] [--flag value ...]
-
-Fine-tune a Vision Transformer for image classification, with a loop that you can read: train/loop.py."""
-
 
 def parse(argv: Sequence[str]) -> Config:
     """Everything a run needs to know, from the arguments after the program's name.
 
     Raises:
-        ConfigError: an unknown flag, a value that is none, or a file that cannot be read.
+        ConfigError: an unknown flag, a wrong value, or a file that cannot be read.
     """
     tokens = _file_tokens(argv[0]) + list(argv[1:]) if argv and not argv[0].startswith("-") else list(argv)
     if dashes := [token for token in tokens if token == "--" or token.endswith("=--")]:
         raise ConfigError(f"{dashes[0]}: -- has no meaning here")  # argparse would make an empty list of it
-    named = _named(tokens)
+    tokens = list(map(_spelled, tokens))
+    named = {token[2:].split("=")[0] for token in tokens if token.startswith("--")}
     if is_restart() and "resume_from_checkpoint" not in named:
         tokens.append("--resume_from_checkpoint=auto")
     if "cache_dir" in named:
         hub.move_caches(_value(tokens, "cache_dir"))
-    parser = _build_parser()
+    parser = build_parser()
     run, data, model, _ = _sections(parser, tokens)  # once for the preset, whose values are then the defaults
 
     record = find_run(run.output_dir, run.resume_from_checkpoint, data.dataset)
     stored = read_record(record)["config"] if record else {}
     if stored and "preset" not in named:
-        preset, reason = stored["preset"], f"as recorded in {record.parent}, which goes on"
+        preset, reason = stored["preset"], f"as recorded in {record.parent}, which is continued"
     else:
         preset, reason = choose_preset(run.preset, named, run.cache_dir)
     remembered = {name: value for name, value in stored.items() if name not in OF_THE_START and value is not None}
@@ -85,47 +84,41 @@ def _check_together(config: Config) -> None:
     check_output_dir(config.run.output_dir, resuming and is_run(config.run.output_dir))
 
 
-def _build_parser() -> Any:
-    # Here and not at the top: importing transformers takes most of a second, which `move_caches` must precede.
-    from transformers.hf_argparser import HfArgumentParser
-
-    class Parser(HfArgumentParser):
-        def error(self, message: str) -> NoReturn:  # argparse would print all flags, and exit by itself
-            raise ConfigError(message)
-
-    parser = Parser(SECTIONS, usage=USAGE, allow_abbrev=False)
-    for action in parser._actions:
-        recipes = [f"{name}: {preset[action.dest]}" for name, preset in PRESETS.items() if action.dest in preset]
-        if recipes and action.help:
-            action.help += f" [{'; '.join(recipes)}]"
-    return parser
-
-
-def _sections(parser: Any, tokens: list[str]) -> tuple[Any, ...]:
-    *sections, unknown = parser.parse_args_into_dataclasses(
-        tokens, return_remaining_strings=True, look_for_args_file=False
-    )
+def _sections(parser: Parser, tokens: list[str]) -> tuple[Any, ...]:
+    values, unknown = parser.parse_known_args(tokens)
     if unknown:
-        raise ConfigError(_unknown(unknown[0]))
-    return tuple(sections)
+        raise ConfigError("; ".join(_unknown(unknown)))
+    return tuple(section(**{item.name: getattr(values, item.name) for item in fields(section)}) for section in SECTIONS)
 
 
-def _unknown(token: str) -> str:
-    close = difflib.get_close_matches(token.split("=")[0].lstrip("-").replace("-", "_"), FLAGS, n=1)
-    hint = f"did you mean --{close[0]}?" if close and token.startswith("-") else "--help lists every flag"
-    return f"{token}: no such flag; {hint}" if token.startswith("-") else f"{token}: belongs to no flag; {hint}"
+def _unknown(tokens: list[str]) -> Iterator[str]:
+    """What is wrong with tokens that belong to no flag; the value of an unknown flag is not counted again."""
+    value_of_unknown = False
+    for token in tokens:
+        if token.startswith("--"):
+            close = difflib.get_close_matches(token.split("=")[0].lstrip("-"), FLAGS, n=1)
+            yield f"{token}: no such flag; {f'did you mean --{close[0]}?' if close else '--help lists every flag'}"
+        elif not value_of_unknown:
+            yield f"{token}: belongs to no flag; flags begin with --"
+        value_of_unknown = token.startswith("--") and "=" not in token
 
 
-def _named(tokens: list[str]) -> set[str]:
-    """Names of the flags among the tokens, without dashes and values."""
-    names = {token[2:].split("=")[0].replace("-", "_") for token in tokens if token.startswith("--")}
-    return {name.removeprefix("no_") if name not in FLAGS else name for name in names}
+def _spelled(token: str) -> str:
+    """A flag as the parser knows it: `--max-steps` -> `--max_steps`, `--no_async_save` -> `--async_save=false`."""
+    if not token.startswith("--"):
+        return token
+    name, equals, value = token[2:].partition("=")
+    name = name.replace("-", "_")
+    positive = name.removeprefix("no_")
+    if name not in FLAGS and positive in FLAGS and isinstance(FLAGS[positive].default, bool) and not equals:
+        return f"--{positive}=false"
+    return f"--{name}{equals}{value}"
 
 
 def _value(tokens: list[str], name: str) -> str:
     for token, following in zip(tokens, [*tokens[1:], ""], strict=True):
         flag, _, value = token.partition("=")
-        if flag.startswith("--") and flag[2:].replace("-", "_") == name:
+        if flag == f"--{name}":
             return value or following
     return ""
 
@@ -143,10 +136,10 @@ def _file_tokens(path: str) -> list[str]:
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: must hold lines of the form `learning_rate: 3e-5`")
+    if unknown := list(_unknown([f"--{name}" for name in content if name not in FLAGS])):
+        raise ConfigError(f"{path}: {'; '.join(unknown)}")
     tokens = []
     for name, value in content.items():
-        if name not in FLAGS:
-            raise ConfigError(f"{path}: {_unknown(f'--{name}')}")
         if value is not None:  # null is "not given", as in the record of a run
             tokens.append(f"--{name}={_as_text(value)}")
     return tokens

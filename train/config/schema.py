@@ -1,7 +1,7 @@
 """Every setting of a run: documented fields in four sections, each checked when it is made.
 
 A flag that the Hugging Face Trainer also has carries its name and default. The recipes that differ from those
-defaults are in `train/presets.py`. Only `train/main.py` and `train/setup/` see the four sections together.
+defaults are in `train/config/presets.py`. Only `train/main.py` and `train/setup/` see the four sections together.
 """
 
 import math
@@ -11,59 +11,54 @@ from typing import Any, Literal, Self
 from train.errors import ConfigError
 
 
-def flag(default: Any, help: str) -> Any:
-    """A field with its documentation, which `--help` shows."""
-    return field(default=default, metadata={"help": help})
+def flag(default: Any, help: str, heading: str | None = None) -> Any:
+    """A field with its documentation, which `--help` shows; `heading` begins a group of flags there."""
+    return field(default=default, metadata={"help": help, "heading": heading})
 
 
 @dataclass
 class RunConfig:
-    """Which run this is, where it writes, and on what it computes."""
+    """Which run this is, where it writes, and what it computes on."""
 
     preset: Literal["auto", "beans", "leaves", "debug", "trainer"] = flag(
         "auto",
-        "Recipe to start from; every other flag overrides it. auto: beans where the Hub or its cache can be"
-        " reached (or a dataset or model is named), else leaves. trainer: the Trainer's bare defaults.",
+        "Recipe to start from. auto: beans if the Hub or its cache can be reached, or a dataset or model is named; else"
+        " leaves. trainer: the bare defaults of the Hugging Face Trainer.",
+        heading="run",
     )
-    output_dir: str | None = flag(None, "Folder of the run; new or empty. Default: runs/DATASET-TIME.")
+    output_dir: str | None = flag(None, "Folder of the run, new or empty. Default: runs/DATASET-TIME.")
     resume_from_checkpoint: str | None = flag(
         None,
-        "auto: continue the run in --output_dir (or the newest in runs/) from its newest checkpoint, or start"
-        " it if it has none. Or the path of a checkpoint-N folder.",
+        "auto: continue the run in --output_dir (else the newest in runs/) from its newest sound checkpoint, or start"
+        " it if there is none. Or the path of a checkpoint-N folder.",
     )
     stop_after: int | None = flag(
-        None,
-        "Stop, with a checkpoint, when this many updates are done; the schedule stays that of the whole run.",
+        None, "Stop, with a checkpoint, after this many updates; the schedule stays that of the whole run."
     )
-    eval_only: bool = flag(False, "Evaluate --model on the validation split, print the metrics, and do not train.")
-    seed: int = flag(42, "Of the new head, the order of images and everything else random.")
-    device: str = flag("auto", "auto (cuda, else mps, else cpu), or a torch device such as cuda:1.")
+    eval_only: bool = flag(False, "Evaluate --model on the validation split, print the metrics as JSON, train nothing.")
+    seed: int = flag(42, "Of the new head, the order of the images and everything else random.")
+    cache_dir: str | None = flag(None, "Where the Hub libraries keep downloads and tables. Default: their own caches.")
+    debug: bool = flag(False, "Show the traceback of an error.")
+    verbose: bool = flag(False, "Print the reason for every decision about speed; run.json has them in any case.")
+    device: str = flag(
+        "auto", "auto (cuda, else mps, else cpu), or a torch device such as cuda:1.", heading="device and speed"
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = flag(
         "auto",
-        "auto: fp16 with a GradScaler on CUDA; bf16 on a CPU with AMX or AVX512-BF16; else fp32. Weights stay fp32"
-        " (fp64 for fp64, which is for comparing algorithms).",
+        "auto: fp16 with a GradScaler on CUDA; bf16 on a CPU with AMX or AVX512-BF16; else fp32. Weights stay fp32,"
+        " or fp64 for fp64, which is for comparing algorithms.",
     )
-    fsdp: bool = flag(
-        False,
-        "Under torchrun: spread weights, gradients and optimizer state over the processes (FSDP2), not copy them.",
-    )
-    ddp_timeout: int = flag(1800, "Under torchrun: seconds after which a process that does not answer is given up.")
     tf32: bool = flag(False, "Let CUDA multiply float32 matrices in TF32: faster, with 10 bits of mantissa.")
     torch_compile: Literal["auto", "on", "off"] = flag(
         "auto",
-        "Compile the network for full training batches. auto: in bf16 on a CPU, if the run trains on at least 40,000"
-        " images, which is what the minute of compiling takes to pay off twice.",
+        "Compile the model for full training batches. auto: in bf16 on a CPU, if the run trains on at least 40,000"
+        " images, which pays for the minute of compiling twice over.",
     )
-    tune_malloc: bool = flag(
-        True, "On a CPU (glibc): keep freed memory for the next update instead of faulting in fresh pages."
-    )
-    async_save: bool = flag(
-        True, "Copy the state, then write the checkpoint while training goes on; needs memory for the copy."
-    )
+    tune_malloc: bool = flag(True, "On a CPU with glibc: keep freed memory for the next update.")
+    async_save: bool = flag(True, "Copy the state, then write the checkpoint while training continues.")
     torch_profiler: bool = flag(False, "Trace updates 3 to 5 of this start into OUTPUT_DIR/profile/trace.json.")
-    cache_dir: str | None = flag(None, "Where the Hub libraries keep downloads and tables. Default: their own caches.")
-    debug: bool = flag(False, "Show the traceback of an error.")
-    verbose: bool = flag(False, "Print the reason of every decision about speed; run.json holds them in any case.")
+    fsdp: bool = flag(False, "Under torchrun: shard weights, gradients and optimizer state over the processes (FSDP2).")
+    ddp_timeout: int = flag(1800, "Under torchrun: seconds after which a process that does not answer is given up.")
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -79,35 +74,39 @@ class DataConfig:
         None,
         "Hub name, folder in the Hub's parquet layout, image folder (train/CLASS/*.jpg, or with metadata.csv), address"
         " of either (s3://, gs://, hf://, https://), or builtin:leaves.",
+        heading="data",
     )
     dataset_config_name: str | None = flag(None, "Which configuration of a dataset that has several.")
-    image_column_name: str | None = flag(None, "Column of the images, if the column types do not tell.")
-    label_column_name: str | None = flag(None, "Column of the classes, if the column types do not tell.")
+    image_column_name: str | None = flag(None, "Column of the images, if the column types do not say.")
+    label_column_name: str | None = flag(None, "Column of the classes, if the column types do not say.")
     train_val_split: float = flag(
         0.15, "Share of each class held out for validation where the dataset has no validation split."
     )
-    max_train_samples: int | None = flag(None, "Train on a seeded random subset of so many images.")
-    max_eval_samples: int | None = flag(None, "Evaluate on a seeded random subset of so many images.")
+    max_train_samples: int | None = flag(None, "Train on a seeded random subset of this many images.")
+    max_eval_samples: int | None = flag(None, "Evaluate on a seeded random subset of this many images.")
     streaming: bool = flag(
         False,
-        "Read the data while training, without storing it: for what is larger than the disk. Needs --max_steps.",
+        "Read the data while training and never store it, for data larger than the disk. Needs --max_steps.",
     )
-    shuffle_buffer: int = flag(1000, "With --streaming: images among which the next one is drawn.")
-    skip_bad_images: bool = flag(False, "Leave out images that cannot be decoded, each with a note, and record which.")
+    shuffle_buffer: int = flag(1000, "With --streaming: number of images among which the next one is drawn.")
+    skip_bad_images: bool = flag(False, "Leave out images that cannot be decoded, and record which.")
     image_cache: Literal["auto", "memory", "disk", "none"] = flag(
         "auto",
         "Where images are kept once they are decoded and resized. auto: in memory if they fit in --cache_memory, else"
         " in a memory-mapped file if they fit in --cache_size, else nowhere: then each epoch decodes them again.",
+        heading="image cache and workers",
     )
-    cache_memory: float = flag(2.0, "Most GiB of memory for prepared images.")
-    cache_size: float = flag(32.0, "Most GiB of disk for the files of prepared images, of all runs together.")
+    cache_memory: float = flag(2.0, "GiB of memory that prepared images may take.")
+    cache_size: float = flag(32.0, "GiB of disk that prepared images of all runs together may take.")
     dataloader_num_workers: str = flag(
         "auto",
-        "Processes that prepare batches; 0 does it in the main process. auto: 0 with an image cache, else by what"
+        "Processes that prepare batches; 0: the main process does. auto: 0 with an image cache, else by how long"
         " decoding takes here.",
     )
     dataloader_drop_last: bool = flag(False, "Drop the last, short batch of every epoch.")
-    dataloader_timeout: int = flag(120, "Seconds after which a worker that delivers nothing is an error; 0 waits.")
+    dataloader_timeout: int = flag(
+        120, "Seconds after which a worker that delivers nothing has failed; 0 waits forever."
+    )
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -126,38 +125,42 @@ class ModelConfig:
     """What to fine-tune."""
 
     model: str | None = flag(
-        None, "Hub name, checkpoint folder, or a built-in size from scratch: builtin:small, builtin:tiny."
+        None, "Hub name, checkpoint folder, or from scratch: builtin:small, builtin:tiny.", heading="model"
     )
 
 
 @dataclass
 class RecipeConfig:
-    """The recipe: how long, how large, which optimizer and schedule, and when to look."""
+    """The recipe: how long, which optimizer and schedule, and how often to log, evaluate and save."""
 
-    num_train_epochs: float = flag(3.0, "Epochs to train; may be a fraction.")
-    max_steps: int = flag(-1, "Updates to train, instead of num_train_epochs, if positive.")
-    per_device_train_batch_size: int = flag(8, "Images a device sees at once in training.")
-    per_device_eval_batch_size: int = flag(8, "Images a device sees at once in evaluation.")
-    gradient_accumulation_steps: int = flag(1, "Batches whose gradients are added up for one update.")
+    num_train_epochs: float = flag(3.0, "Epochs to train; may be a fraction.", heading="recipe")
+    max_steps: int = flag(-1, "Updates to train; if positive, it replaces --num_train_epochs.")
+    per_device_train_batch_size: int = flag(8, "Images per device and micro-batch in training.")
+    per_device_eval_batch_size: int = flag(8, "Images per device and batch in evaluation.")
+    gradient_accumulation_steps: int = flag(1, "Micro-batches whose gradients are added up for one update.")
     optim: str = flag("adamw", "Class of torch.optim by name (adamw, sgd, nadam, muon, ...), or package.module:Class.")
     optim_args: str | None = flag(None, "Its arguments: momentum=0.9,nesterov=true")
     learning_rate: float = flag(5e-5, "Peak learning rate.")
     weight_decay: float = flag(0.0, "Weight decay; biases and LayerNorms are spared.")
     max_grad_norm: float = flag(1.0, "Clip the global gradient norm to this; 0 does not clip.")
     lr_scheduler_type: str = flag(
-        "linear", "Name that transformers.get_scheduler knows, or class of torch.optim.lr_scheduler."
+        "linear", "Schedule of transformers.get_scheduler, class of torch.optim.lr_scheduler, or package.module:Class."
     )
     lr_scheduler_kwargs: str | None = flag(None, 'Its arguments: num_cycles=2 or {"num_cycles": 2}')
-    warmup_steps: float = flag(0, "Updates of linear warm-up; a number below 1 is a share of all updates.")
-    logging_steps: int = flag(500, "Log every so many updates.")
-    eval_steps: int = flag(500, "Evaluate every so many updates, and at the end.")
-    save_steps: int = flag(500, "Save a checkpoint every so many updates, at the end, and whenever a best is found.")
-    save_total_limit: int | None = flag(None, "Checkpoints to keep; the best and the newest are always kept.")
+    warmup_steps: float = flag(0, "Updates of linear warm-up; below 1: a share of all updates.")
+    logging_steps: int = flag(500, "Log every N updates.", heading="logging, evaluation, checkpoints")
+    eval_steps: int = flag(500, "Evaluate every N updates, and at the end.")
+    save_steps: int = flag(
+        500, "Save every N updates, at the end, and whenever a new best is found. A multiple of eval_steps."
+    )
+    save_total_limit: int | None = flag(
+        None, "Number of checkpoints to keep; the best and the newest are always among them."
+    )
     metric_for_best_model: str = flag("loss", "Validation metric that chooses the best model, e.g. accuracy, f1_macro.")
-    greater_is_better: bool | None = flag(None, "Whether more of it is better. Default: yes, unless it is a loss.")
+    greater_is_better: bool | None = flag(None, "Whether a higher value is better. Default: yes, unless it is a loss.")
 
     def __post_init__(self) -> None:
-        """Check the numbers, and that what is best will have been saved."""
+        """Check the numbers, and that every saved checkpoint has been evaluated."""
         _at_least(
             self,
             1,
@@ -206,7 +209,7 @@ class Config:
 
 SECTIONS = (RunConfig, DataConfig, ModelConfig, RecipeConfig)
 FLAGS = {item.name: item for section in SECTIONS for item in fields(section)}
-# Flags that belong to one start of the program, not to the run: a resume neither inherits nor compares them.
+# Flags of one start of the program, not of the run: a resume neither inherits nor compares them.
 OF_THE_START = (
     "output_dir",
     "resume_from_checkpoint",

@@ -67,7 +67,8 @@ def check_arguments(
 def _wrong_form(value: Any, default: Any) -> str | None:
     """What a value should be, judged by the form of the default; None if it is of that form."""
     if isinstance(default, tuple):
-        fits = isinstance(value, list | tuple) and len(value) == len(default) and all(map(_is_number, value))
+        fits = isinstance(value, list | tuple) and len(value) == len(default)
+        fits = fits and all(_is_number(item) or item in default for item in value)
         return None if fits else f"{len(default)} numbers in parentheses"
     if isinstance(default, bool):
         return None if isinstance(value, bool) else "true or false"

@@ -7,15 +7,12 @@ import warnings
 from typing import Any
 
 import torch
+from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import SchedulerType, get_scheduler
-from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
 from train.errors import ConfigError
-from train.optimizers.arguments import check_arguments, parse_arguments
-from train.optimizers.lookup import find_scheduler, parameters_of
-
-SET_BY_THE_LOOP = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
+from train.optimizers.names import check_schedule, has_warmup, import_class, schedule_parameters
+from train.optimizers.signatures import Parameters, transformers_schedules
 
 
 class Schedule:
@@ -87,36 +84,21 @@ def schedule_by_name(
     warmup = math.ceil(warmup_steps * total_updates) if warmup_steps < 1 else int(warmup_steps)
     if warmup and not has_warmup(name):
         raise ConfigError(f"--warmup_steps: {name} has no warm-up; leave it at 0, or take one of get_scheduler's")
+    owner, takes = schedule_parameters(name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about stepping before the optimizer does, which building one does
-            if _is_of_transformers(name):
-                scheduler = get_scheduler(name, optimizer, warmup, total_updates, options)
+            if owner in transformers_schedules():
+                from transformers import get_scheduler  # a second of imports, not needed by torch's schedules
+
+                scheduler = get_scheduler(owner, optimizer, warmup, total_updates, options)
             else:
-                cls = find_scheduler(name)
-                takes = parameters_of(cls)
+                cls = import_class("lr_scheduler_type", name) if ":" in name else getattr(lr_scheduler, owner)
                 given = _run_length(takes, total_updates) | _peak(takes, optimizer.param_groups[0]["lr"])
                 scheduler = cls(optimizer, **(given | options))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"--lr_scheduler_type {name}: {error}") from error
-    return Schedule(scheduler, _depends_on_length(name, options, warmup_steps))
-
-
-def check_schedule(name: str, arguments: str | None) -> dict[str, Any]:
-    """The keyword arguments of a schedule, as far as they can be judged without an optimizer.
-
-    Raises:
-        ConfigError: no such schedule, or an argument that it does not take, with those that it takes.
-    """
-    options = parse_arguments("lr_scheduler_kwargs", arguments)
-    owner = name if _is_of_transformers(name) else find_scheduler(name).__name__
-    check_arguments("lr_scheduler_kwargs", owner, options, _takes(name), SET_BY_THE_LOOP)
-    return options
-
-
-def has_warmup(name: str) -> bool:
-    """Whether the schedule of that name takes --warmup_steps."""
-    return "num_warmup_steps" in _takes(name)
+    return Schedule(scheduler, _depends_on_length(owner, takes, options, warmup_steps))
 
 
 def steps_on_metric(scheduler: LRScheduler) -> bool:
@@ -125,25 +107,13 @@ def steps_on_metric(scheduler: LRScheduler) -> bool:
     return first is not None and first.name.startswith("metric") and first.default is inspect.Parameter.empty
 
 
-def _is_of_transformers(name: str) -> bool:
-    return name in {item.value for item in SchedulerType}
+def _depends_on_length(owner: str, takes: Parameters, options: dict[str, Any], warmup_steps: float) -> bool:
+    if owner in transformers_schedules():
+        return "num_training_steps" in takes or 0 < warmup_steps < 1
+    return bool(_run_length(takes, 1).keys() - options)
 
 
-def _takes(name: str) -> dict[str, inspect.Parameter]:
-    if _is_of_transformers(name):
-        return parameters_of(TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(name)])
-    return parameters_of(find_scheduler(name))
-
-
-def _depends_on_length(name: str, options: dict[str, Any], warmup_steps: float) -> bool:
-    if 0 < warmup_steps < 1:
-        return True
-    if _is_of_transformers(name):
-        return "num_training_steps" in _takes(name)
-    return bool(_run_length(_takes(name), 1).keys() - options)
-
-
-def _run_length(takes: dict[str, inspect.Parameter], total: int) -> dict[str, Any]:
+def _run_length(takes: Parameters, total: int) -> dict[str, Any]:
     """Required arguments that the length of the run answers."""
     known = {"T_max": total, "total_steps": total, "total_iters": total}
     required = {name for name, parameter in takes.items() if parameter.default is inspect.Parameter.empty}
@@ -153,7 +123,7 @@ def _run_length(takes: dict[str, inspect.Parameter], total: int) -> dict[str, An
     return filled
 
 
-def _peak(takes: dict[str, inspect.Parameter], peak: float) -> dict[str, Any]:
+def _peak(takes: Parameters, peak: float) -> dict[str, Any]:
     """Required arguments that --learning_rate answers."""
     known = {"max_lr": peak, "base_lr": peak / 10}
     return {name: known[name] for name in known.keys() & takes.keys()}

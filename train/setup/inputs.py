@@ -1,4 +1,4 @@
-"""Device, data and model of a run. Every automatic decision is printed once and recorded."""
+"""Data and model of a run. Every automatic decision is printed once and recorded."""
 
 import math
 import time
@@ -21,11 +21,10 @@ from train.config.schema import Config, RecipeConfig, RunConfig
 from train.distributed.collectives import on_rank_zero
 from train.distributed.env import rank, world_size
 from train.distributed.parallel import shard
-from train.errors import ConfigError
 from train.precision import Precision
 from train.system import hub
 from train.system.console import say
-from train.system.device import choose_attention, choose_device, choose_precision, set_threads
+from train.system.device import choose_attention
 from train.system.lock import Lock
 
 
@@ -34,7 +33,6 @@ class Inputs:
     """What training and a mere evaluation have in common."""
 
     precision: Precision
-    precision_reason: str
     checkpoint: Path | None  # to resume from
     loaded: LoadedModel
     splits: Splits | Streams
@@ -42,10 +40,9 @@ class Inputs:
     preparation_seconds: float  # spent decoding images before the first update
 
 
-def load_inputs(config: Config, lock: Lock) -> Inputs:
-    """Device, data and model, the model from a checkpoint if the run is resumed."""
+def load_inputs(config: Config, precision: Precision, lock: Lock) -> Inputs:
+    """Data and model; the model from a checkpoint if the run is resumed."""
     run = config.run
-    precision, reason = choose_compute(run)
     offline = _is_offline(config)
     splits = _load_data(config, offline)
     checkpoint = on_rank_zero(lambda: resume.find_checkpoint(run, lock))
@@ -53,39 +50,7 @@ def load_inputs(config: Config, lock: Lock) -> Inputs:
     loaded = _load_classifier(config, checkpoint, splits.label_names, precision, offline)
     started = time.perf_counter()
     splits, data = _build_pipeline(config, splits, loaded.model, precision.device)
-    return Inputs(precision, reason, checkpoint, loaded, splits, data, time.perf_counter() - started)
-
-
-def choose_compute(run: RunConfig) -> tuple[Precision, str]:
-    """The device and precision to compute in, and why. Sets up threads and TF32.
-
-    Raises:
-        ConfigError: what was asked for is not available here.
-    """
-    device = choose_device(run.device)
-    name, reason = choose_precision(run.precision, device)
-    if run.fsdp:
-        name, reason = _for_shards(name, reason, run)
-    if run.tf32 and device.type != "cuda":
-        raise ConfigError(f"--tf32 true: is a mode of CUDA's matrix units, and this is {device}")
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high" if run.tf32 else "highest")
-        torch.backends.cudnn.allow_tf32 = run.tf32  # torch's own default is yes, for convolutions only
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else set_threads()
-    say(f"device: {device} ({where}), {name}: {reason}")
-    return Precision(name, device), reason
-
-
-def _for_shards(name: str, reason: str, run: RunConfig) -> tuple[str, str]:
-    if world_size() == 1:
-        raise ConfigError("--fsdp true: shards over several processes; start them with torchrun --nproc-per-node=N")
-    if run.torch_compile == "on":
-        raise ConfigError("--torch_compile on: does not work on a sharded model; drop it, or --fsdp")
-    if name != "fp16":
-        return name, reason
-    if run.precision == "fp16":
-        raise ConfigError("--precision fp16: its scaler does not support shards; bf16 or fp32 work with --fsdp")
-    return "bf16", "the scaler of fp16 does not support shards"
+    return Inputs(precision, checkpoint, loaded, splits, data, time.perf_counter() - started)
 
 
 def _is_offline(config: Config) -> bool:

@@ -14,16 +14,13 @@ from data.pipeline import DataPipeline
 from data.plan import Plan, StreamPlan
 from train.checkpoint import resume
 from train.checkpoint.folder import CheckpointFolder
+from train.config.metrics import choose_metric
 from train.config.schema import Config, RecipeConfig, RunConfig
 from train.distributed.collectives import on_rank_zero
 from train.distributed.env import rank
 from train.distributed.parallel import replicate
-from train.errors import ConfigError
-from train.evaluate import choose_metric
 from train.loss import check_is_sum, cross_entropy_sum
 from train.optim import build_optimizer, build_schedule
-from train.optimizers.lookup import check_optimizer
-from train.optimizers.schedules import check_schedule, has_warmup
 from train.output.run_folder import open_run
 from train.output.run_output import RunOutput
 from train.precision import Precision
@@ -47,35 +44,12 @@ class Job:
     decided: dict[str, Any]  # see `describe`
 
 
-def check_flags(config: Config) -> None:
-    """Judge everything that can be judged without data and model, before either is touched.
-
-    A warm-up that only the preset asked for gives way to a schedule that has none.
-
-    Raises:
-        ConfigError: a name, an argument or a device that cannot be used.
-    """
-    recipe = config.recipe
-    check_optimizer(recipe.optim, recipe.optim_args, recipe.weight_decay)
-    check_schedule(recipe.lr_scheduler_type, recipe.lr_scheduler_kwargs)
-    if recipe.warmup_steps and not has_warmup(recipe.lr_scheduler_type):
-        if "warmup_steps" in config.named:
-            raise ConfigError(
-                f"--warmup_steps {recipe.warmup_steps:g}: {recipe.lr_scheduler_type} has no warm-up; leave it out, or"
-                " take one of get_scheduler's schedules"
-            )
-        say(f"schedule: {recipe.lr_scheduler_type} has no warm-up, so the preset's (--warmup_steps) is left out")
-        recipe.warmup_steps = 0
-    if not recipe.metric_for_best_model.rpartition("/")[0]:  # the metric of one class needs the data's class names
-        choose_metric(recipe.metric_for_best_model, recipe.greater_is_better, [])
-
-
 def build_job(config: Config, inputs: Inputs, lock: Lock) -> Job:
     """Optimizer, schedule and output; of a resumed run, as the checkpoint has them."""
     recipe, plan, model = config.recipe, inputs.data.plan, inputs.loaded.model
     state = build_state(model, recipe, inputs.precision, plan.total_updates, inputs.data.label_names)
     speed = _tune(config.run, state, plan, inputs.data)
-    decided = describe(config, inputs.precision, inputs.precision_reason, inputs.data) | {
+    decided = describe(config, inputs.precision, inputs.data) | {
         "speed": speed,
         "train_images": len(inputs.splits.train),
         "validation_images": len(inputs.splits.validation),
@@ -151,14 +125,14 @@ def _tune(run: RunConfig, state: TrainState, plan: Plan | StreamPlan, data: Data
     return notes
 
 
-def describe(config: Config, precision: Precision, reason: str, data: DataPipeline) -> dict[str, Any]:
+def describe(config: Config, precision: Precision, data: DataPipeline) -> dict[str, Any]:
     """What was decided automatically, and what the bits of a run depend on besides its flags."""
     return {
         "preset": config.run.preset,
         "preset_reason": config.preset_reason,
         "device": str(precision.device),
         "precision": precision.name,
-        "precision_reason": reason,
+        "precision_reason": precision.reason,
         "attention": choose_attention(precision.device, precision.name),
         "dataset_fingerprint": data.fingerprint,
         "label_names": data.label_names,

@@ -9,16 +9,17 @@ from torch.utils.data import Dataset
 from data.loading.loader import OwnImages
 from data.pipeline import DataPipeline, LoadingOptions, dataset_pipeline
 from train.checkpoint import resume
+from train.config.metrics import choose_metric
 from train.config.record import check_output_dir, is_run
 from train.config.schema import Config, DataConfig, ModelConfig, RecipeConfig, RunConfig
 from train.distributed.collectives import on_rank_zero
 from train.distributed.parallel import replicate
-from train.evaluate import choose_metric
 from train.loss import LossSum, check_is_sum, cross_entropy_sum
 from train.optim import build_schedule
 from train.optimizers.schedules import Schedule
 from train.output.run_output import RunOutput
-from train.setup.inputs import choose_compute, make_plan
+from train.precision import choose_compute
+from train.setup.inputs import make_plan
 from train.setup.job import describe, open_output
 from train.state import Best, TrainState
 from train.system.console import say
@@ -56,7 +57,7 @@ def own_run(
     """
     config = Config(run, DataConfig(), ModelConfig(), recipe)
     check_output_dir(run.output_dir, resuming=run.resume_from_checkpoint is not None and is_run(run.output_dir))
-    precision, reason = choose_compute(run)
+    precision = choose_compute(run)
     plan = make_plan(recipe, len(train), run)
     options = LoadingOptions(recipe.per_device_eval_batch_size)
     images = OwnImages(train, run.seed), OwnImages(validation, run.seed)
@@ -68,7 +69,7 @@ def own_run(
     model.to(precision.device, precision.dtype)
     schedule = schedule or build_schedule(optimizer, recipe, plan.total_updates)
     state = TrainState(model, optimizer, schedule, precision, best, loss_sum_fn, replicate(model))
-    decided = describe(config, precision, reason, data)
+    decided = describe(config, precision, data)
     with ExitStack() as after_failure:
         lock = after_failure.enter_context(Lock())
         checkpoint = on_rank_zero(lambda: resume.find_checkpoint(run, lock))

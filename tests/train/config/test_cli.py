@@ -22,10 +22,10 @@ max_eval_samples cache_dir stop_after resume_from_checkpoint debug
 def test_help_lists_every_flag_of_the_contract_without_waiting_for_torch():
     started = time.perf_counter()
     done = run_process("--help")
-    assert done.returncode == 0 and time.perf_counter() - started < 4  # 2 s on a machine that does nothing else
+    assert done.returncode == 0 and time.perf_counter() - started < 1
     for name in CONTRACT.split():
-        assert f"--{name} " in done.stdout or f"--{name}]" in done.stdout or f"--{name}\n" in done.stdout, name
-    assert "beans: 0.0002" in done.stdout  # what a recipe sets stands beside the default
+        assert len(re.findall(rf"^  --{name}\b", done.stdout, flags=re.MULTILINE)) == 1, name  # once
+    assert "beans: 0.0002" in " ".join(done.stdout.split())  # what a recipe sets stands beside the default
 
 
 def test_every_flag_is_documented():

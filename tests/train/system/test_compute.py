@@ -15,7 +15,7 @@ from tests.data.loading.test_loader import FIXED, split
 from tests.running import run_here, run_process, weights
 from train.config.schema import RunConfig
 from train.errors import ConfigError
-from train.setup.inputs import choose_compute
+from train.precision import choose_compute
 from train.system.compile import WORTH_COMPILING, choose_compile
 from train.system.memory import keep_freed_memory
 

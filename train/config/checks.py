@@ -1,0 +1,51 @@
+"""Flags that can be judged without data and model; names and arguments even before torch is imported."""
+
+from train.config.metrics import PER_CLASS, choose_metric
+from train.config.schema import Config, RecipeConfig
+from train.errors import ConfigError
+from train.optimizers.names import check_optimizer, check_schedule, has_warmup
+
+
+def check_flags(config: Config) -> list[str]:
+    """Judge names and arguments of optimizer, schedule and metric.
+
+    Returns:
+        What was changed, in a line each: a warm-up that only the preset asked for gives way to a schedule without one.
+
+    Raises:
+        ConfigError: a name or an argument that cannot be used.
+    """
+    recipe, notes = config.recipe, []
+    check_optimizer(recipe.optim, recipe.optim_args, recipe.weight_decay)
+    check_schedule(recipe.lr_scheduler_type, recipe.lr_scheduler_kwargs)
+    if recipe.warmup_steps and not has_warmup(recipe.lr_scheduler_type):
+        if "warmup_steps" in config.named:
+            raise ConfigError(
+                f"--warmup_steps {recipe.warmup_steps:g}: {recipe.lr_scheduler_type} has no warm-up; leave it out, or"
+                " choose a schedule of transformers"
+            )
+        notes.append(f"schedule: {recipe.lr_scheduler_type} has no warm-up, so the preset's is left out")
+        recipe.warmup_steps = 0
+    if recipe.metric_for_best_model.removeprefix("eval_").split("/")[0] not in PER_CLASS:  # needs the class names
+        choose_metric(recipe.metric_for_best_model, recipe.greater_is_better, [])
+    return notes
+
+
+def try_out(recipe: RecipeConfig) -> None:
+    """Judge the values of arguments by building optimizer and schedule on two small layers.
+
+    Raises:
+        ConfigError: a value that its class refuses, or one that it needs and was not given.
+    """
+    from torch import nn
+
+    from train.optimizers.lookup import optimizer_by_name
+    from train.optimizers.schedules import schedule_by_name
+
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    groups = [{"params": list(model.parameters()), "weight_decay": recipe.weight_decay}]
+    optimizer = optimizer_by_name(
+        model, groups, recipe.optim, recipe.optim_args, recipe.learning_rate, recipe.weight_decay
+    )
+    name, total = recipe.lr_scheduler_type, max(recipe.max_steps, 1000)  # the run's length is not known yet
+    schedule_by_name(optimizer, name, recipe.lr_scheduler_kwargs, recipe.warmup_steps, total)

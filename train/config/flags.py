@@ -1,0 +1,83 @@
+"""From the documented fields of the configuration to argparse, and a help that one can read."""
+
+import argparse
+import types
+import typing
+from dataclasses import Field, fields
+from typing import Any, NoReturn
+
+from train.config.presets import PRESETS
+from train.config.schema import FLAGS, SECTIONS
+from train.errors import ConfigError
+
+DESCRIPTION = """Fine-tune a Vision Transformer for image classification. Flags may also stand in a YAML or JSON file;
+flags on the command line override it, and both override the preset. What a preset sets is shown in brackets."""
+
+SWITCHED_ON = {name for name, item in FLAGS.items() if item.default is True}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but an error is one line: argparse itself would print all flags and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise ConfigError."""
+        raise ConfigError(message.removeprefix("argument "))
+
+
+class _Help(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if action.type is not _boolean:
+            return super()._format_action_invocation(action)
+        return f"--{action.dest}, --no_{action.dest}" if action.dest in SWITCHED_ON else f"--{action.dest}"
+
+
+def build_parser() -> Parser:
+    """One flag for each field of the sections, under the headings that the schema gives."""
+    parser = Parser(
+        prog="plainloop train",
+        usage="plainloop train [CONFIG.yaml] [--flag value ...]",
+        description=DESCRIPTION,
+        formatter_class=_Help,
+        allow_abbrev=False,
+    )
+    group: Any = parser
+    for section in SECTIONS:
+        hints = typing.get_type_hints(section)
+        for item in fields(section):
+            if heading := item.metadata.get("heading"):
+                group = parser.add_argument_group(heading)
+            _add(group, item, hints[item.name])
+    return parser
+
+
+def _add(group: Any, item: Field, hint: Any) -> None:
+    options: dict[str, Any] = {"default": item.default, "help": _help(item)}
+    kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    if typing.get_origin(hint) is typing.Literal:
+        options["choices"] = kinds
+        options["metavar"] = "|".join(kinds)
+    else:
+        kind = kinds[0] if isinstance(hint, types.UnionType) else hint
+        options["type"] = _boolean if kind is bool else kind
+        options["metavar"] = {bool: "", int: "N", float: "X", str: "TEXT"}[kind]
+    if options.get("type") is _boolean:
+        options |= {"nargs": "?", "const": True}
+    group.add_argument(f"--{item.name}", **options)
+
+
+def _help(item: Field) -> str:
+    text = item.metadata["help"].replace("%", "%%")
+    if item.default is not None and item.default is not False and "efault" not in text:
+        text += f" Default: {'on' if item.default is True else item.default}."
+    sets = {name: preset[item.name] for name, preset in PRESETS.items() if item.name in preset}
+    return text + (f" [{', '.join(f'{name}: {value}' for name, value in sets.items())}]" if sets else "")
+
+
+def _boolean(text: str) -> bool:
+    known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in known:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return known[text.lower()]
