@@ -151,6 +151,7 @@ def test_two_processes_build_one_file_and_both_read_it(tmp_path):
     assert one == other and len(files(tmp_path)) == 1 and not files(tmp_path, "*.tmp")
 
 
+@pytest.mark.reliability
 def test_a_builder_that_is_killed_leaves_nothing_that_looks_finished(tmp_path):
     data, answers = {f"{i}.png": png(i) for i in range(300)}, FORK.Queue()
     expected = prepared("memory", tmp_path, splits(data))[1]["train"][INDICES]
@@ -178,6 +179,7 @@ def speed_of(flags, log):
     return [line for line in log.read_text().splitlines() if line.startswith("speed: ")][-1]
 
 
+@pytest.mark.slow
 def test_a_run_with_every_fast_path_ends_in_the_bits_of_one_without(tmp_path):
     debug = ("--preset", "debug", "--cache_dir", tmp_path / "hub", "--output_dir")
     assert run_here(*debug, tmp_path / "plain") == 0

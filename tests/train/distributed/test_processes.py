@@ -105,6 +105,7 @@ def test_two_processes_with_half_the_batch_train_like_one(alone, tmp_path):
     assert [line["eval_accuracy"] for line in evaluations[0]] == [line["eval_accuracy"] for line in evaluations[1]]
 
 
+@pytest.mark.slow
 def test_three_processes_with_windows_and_a_process_without_images(alone, tmp_path):
     """44 images in windows of 8: the last of an epoch has 4 images, the micro-batches of which some ranks lack."""
     expected, out = tmp_path / "expected", tmp_path / "three"
