@@ -129,30 +129,22 @@ def load_model(
     Raises:
         ModelError: in one line, what is wrong with the name, the files or the weights.
     """
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()  # of loading, a moment; but it switches off downloads' as well
-    if sys.stderr.isatty():
-        enable_progress_bars()
-    id2label = dict(enumerate(label_names))
-    label2id = {name: index for index, name in id2label.items()}
+    _quieten_transformers()
+    labels = {"id2label": dict(enumerate(label_names)), "label2id": {name: i for i, name in enumerate(label_names)}}
     if model.startswith("builtin:"):
-        return _from_scratch(model, id2label, label2id, attention)
+        return _from_scratch(model, attn_implementation=attention, **labels)
     _refuse_unusable_path(model)
     where = {"cache_dir": cache_dir, "local_files_only": offline}
     try:
-        old, _ = ViTConfig.get_config_dict(model, **where)
-        if old.get("model_type") != "vit":
-            raise ModelError(f"--model {model}: is a {old.get('model_type', 'nameless')} model; a vit is needed")
-        processor = _read_processor(model, where)
+        old, processor = _read_configs(model, where)
         vit, report = ViTForImageClassification.from_pretrained(
             model,
-            id2label=id2label,
-            label2id=label2id,
             dtype=dtype,  # the default keeps what the file has, which may be float16
             attn_implementation=attention,
             use_safetensors=True,  # never a pickle, which may run code
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **labels,
             **where,
         )
     except ModelError:
@@ -164,6 +156,14 @@ def load_model(
     notes += _renew_head(vit, report, same_classes)
     _check_size(model, vit.config, processor)
     return LoadedModel(Classifier(vit, processor), not same_classes, notes)
+
+
+def _quieten_transformers() -> None:
+    """No warnings, of which this file says the important ones itself, and no bars but those of downloads."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()  # switches off those of downloads as well
+    if sys.stderr.isatty():
+        enable_progress_bars()
 
 
 def save_model(model: nn.Module, folder: Path, weights: dict[str, torch.Tensor]) -> None:
@@ -197,10 +197,10 @@ def _saves_weights(model: nn.Module) -> bool:
     return save is not None and "state_dict" in inspect.signature(save).parameters
 
 
-def _from_scratch(model: str, id2label: dict[int, str], label2id: dict[str, int], attention: str) -> LoadedModel:
+def _from_scratch(model: str, **options: Any) -> LoadedModel:
     if model not in BUILT_IN:
         raise ModelError(f"--model {model}: the built-in models are {', '.join(BUILT_IN)}")
-    config = ViTConfig(**BUILT_IN[model], id2label=id2label, label2id=label2id, attn_implementation=attention)
+    config = ViTConfig(**BUILT_IN[model], **options)
     processor = {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
@@ -225,16 +225,20 @@ def _refuse_unusable_path(model: str) -> None:
         raise ModelError(f"--model {model}: there is no such folder")
 
 
-def _read_processor(model: str, where: dict[str, Any]) -> dict[str, Any]:
+def _read_configs(model: str, where: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The contents of config.json and preprocessor_config.json."""
+    config, _ = ViTConfig.get_config_dict(model, **where)
+    if config.get("model_type") != "vit":
+        raise ModelError(f"--model {model}: is a {config.get('model_type', 'nameless')} model; a vit is needed")
     try:
         processor, _ = ImageProcessingMixin.get_image_processor_dict(model, **where)
         if not isinstance(processor, dict):
-            raise TypeError("it is no JSON object")
+            raise TypeError("it is not a JSON object")
     except (OSError, TypeError, AttributeError) as error:
         raise ModelError(
             f"--model {model}: holds no readable {PROCESSOR_FILE}, without which size, mean and std are unknown"
         ) from error
-    return processor
+    return config, processor
 
 
 def _labels(config: dict[str, Any]) -> list[str]:
@@ -246,16 +250,12 @@ def _check_keys(model: str, report: dict[str, Any], head_may_differ: bool) -> li
     """Refuse weights that are missing or left over: the library would draw or drop them with a mere warning."""
     missing = set(report["missing_keys"]) | {key for key, *_ in report["mismatched_keys"]}
     if wrong := sorted(missing - (HEAD if head_may_differ else set())):
-        raise ModelError(f"--model {model}: weights missing or of another shape: {_first(wrong)}")
+        raise ModelError(f"--model {model}: weights missing or of another shape: {', '.join(wrong[:3])}")
     # A pooler belongs to the head of pretraining (in21k has one); classification does not use it.
     pooler = {key for key in report["unexpected_keys"] if key.removeprefix("vit.").startswith("pooler.")}
     if wrong := sorted(set(report["unexpected_keys"]) - pooler):
-        raise ModelError(f"--model {model}: weights that this architecture does not have: {_first(wrong)}")
+        raise ModelError(f"--model {model}: weights that this architecture does not have: {', '.join(wrong[:3])}")
     return ["the checkpoint's pooler is not used"] if pooler else []
-
-
-def _first(keys: list[str], most: int = 3) -> str:
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
 def _renew_head(vit: ViTForImageClassification, report: dict[str, Any], same_classes: bool) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from datasets import config as datasets_config
 from tqdm import tqdm
 
-from data import DataError, files
+from data import DataError, files, shortened
 from data.cores import usable_cores
 from data.reading.decode import decode
 from data.reading.splits import Split, Splits, check_classes
@@ -68,12 +68,11 @@ def leave_out(splits: Splits, bad: Sequence[BadImage], skip_bad: bool) -> Splits
     if not bad:
         return splits
     if not skip_bad:
-        total = len(splits.train) + len(splits.validation)
-        more = f"; and {len(bad) - MOST_LISTED} more" if len(bad) > MOST_LISTED else ""
-        listed = "; ".join(image.problem for image in bad[:MOST_LISTED])
-        raise DataError(
-            f"{len(bad)} of {total} images cannot be used (--skip_bad_images leaves them out): {listed}{more}"
+        total, listed = (
+            len(splits.train) + len(splits.validation),
+            shortened([b.problem for b in bad], MOST_LISTED, "; "),
         )
+        raise DataError(f"{len(bad)} of {total} images cannot be used (--skip_bad_images leaves them out): {listed}")
     notes = [f"left out: {image.problem}" for image in bad]
     kept = {split.name: split.select(good_rows(split, bad)) for split in (splits.train, splits.validation)}
     check_classes(kept["train"], kept["validation"], splits.label_names, splits.dataset)

@@ -124,7 +124,8 @@ def prepare_images(
         decoded = {split.name: Decoded(split, resize) for split in (splits.train, splits.validation)}
         return splits, decoded, kind, reason
     if kind == "memory":
-        storage, bad = _in_memory(splits, resize, shape)
+        storage = torch.empty(shape, dtype=torch.uint8)
+        bad = _fill(storage, splits, resize)
     else:
         storage, bad = _on_disk(splits, resize, shape, policy, say)
     kept, offset = {}, 0
@@ -134,13 +135,13 @@ def prepare_images(
     return leave_out(splits, bad, skip_bad), kept, kind, reason
 
 
-def _in_memory(splits: Splits, resize: Resize, shape: tuple[int, ...]) -> tuple[torch.Tensor, list]:
-    storage = torch.empty(shape, dtype=torch.uint8)
+def _fill(storage: torch.Tensor, splits: Splits, resize: Resize) -> list[BadImage]:
+    """Decode all images into `storage`, uint8 [images, 3, h, w]; returns those that cannot be."""
 
     def keep(row: int, image: torch.Tensor) -> None:
         storage[row] = resize(image)
 
-    return storage, find_bad_images(all_images(splits), keep)
+    return find_bad_images(all_images(splits), keep)
 
 
 def _on_disk(
@@ -178,24 +179,15 @@ def _key(splits: Splits, resize: Resize) -> str:
 def _build(file: Path, splits: Splits, resize: Resize, shape: tuple[int, ...]) -> list[BadImage]:
     """Write the file, then its record. The caller holds the lock, so one temporary name is enough."""
     _record(file).unlink(missing_ok=True)
-    making, size = file.with_suffix(".tmp"), torch.Size(shape[1:]).numel()
+    making, size = file.with_suffix(".tmp"), max(1, torch.Size(shape).numel())
     with making.open("wb") as out:
-        os.posix_fallocate(out.fileno(), 0, max(1, shape[0] * size))  # a full disk shows now, not image by image
-
-        def keep(row: int, image: torch.Tensor) -> None:
-            _write_at(out.fileno(), resize(image).contiguous().numpy().data.cast("B"), row * size)
-
-        bad = find_bad_images(all_images(splits), keep)
-        os.fsync(out.fileno())
+        os.posix_fallocate(out.fileno(), 0, size)  # a full disk shows now, and not as a crash while it is mapped
+        storage = torch.from_file(str(making), shared=True, size=size, dtype=torch.uint8)
+        bad = _fill(storage[: torch.Size(shape).numel()].view(shape), splits, resize)
+        os.fsync(out.fileno())  # mapped pages, too
     making.replace(file)
     files.write_text(_record(file), json.dumps({"shape": shape, "bad": [vars(image) for image in bad]}))
     return bad
-
-
-def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
-    while data:
-        written = os.pwrite(descriptor, data, offset)
-        data, offset = data[written:], offset + written
 
 
 def _record(file: Path) -> Path:

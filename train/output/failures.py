@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from data import shortened
 from data.loading.workers import WorkerError
 from data.pipeline import DataPipeline
 from train.distributed.collectives import all_gather
@@ -32,10 +33,9 @@ def explained(state: TrainState, data: DataPipeline, folder: Path) -> Iterator[N
         yield
     except NonFiniteError as error:
         names = [data.image_name(index) for index in all_gather(data.plan.indices(error.update))]
-        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         raise ConfigError(
             f"update {error.update}: {error.what}; stopped before it changed the weights; its images:"
-            f" {', '.join(names[:MOST_NAMED])}{more}; try a lower --learning_rate, or --precision fp32"
+            f" {shortened(names, MOST_NAMED)}; try a lower --learning_rate, or --precision fp32"
         ) from error
     except WorkerError as error:
         raise RunError(f"update {state.step + 1}: {error}; {again}") from error
