@@ -133,7 +133,6 @@ def load_model(
     labels = {"id2label": dict(enumerate(label_names)), "label2id": {name: i for i, name in enumerate(label_names)}}
     if model.startswith("builtin:"):
         return _from_scratch(model, attn_implementation=attention, **labels)
-    _refuse_unusable_path(model)
     where = {"cache_dir": cache_dir, "local_files_only": offline}
     try:
         old, processor = _read_configs(model, where)
@@ -227,6 +226,7 @@ def _refuse_unusable_path(model: str) -> None:
 
 def _read_configs(model: str, where: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The contents of config.json and preprocessor_config.json."""
+    _refuse_unusable_path(model)
     config, _ = ViTConfig.get_config_dict(model, **where)
     if config.get("model_type") != "vit":
         raise ModelError(f"--model {model}: is a {config.get('model_type', 'nameless')} model; a vit is needed")
