@@ -110,17 +110,10 @@ sys.exit(max(codes))
 """
 
 
-@pytest.mark.parametrize(
-    "blocks",
-    [
-        pytest.param(BLOCKS, id="all"),
-        *(pytest.param([b], id=b.splitlines()[0], marks=pytest.mark.slow) for b in BLOCKS),
-    ],
-)
-def test_a_part_swapped_by_an_edit_trains_and_resumes_exactly(blocks, tmp_path):
+def test_parts_swapped_by_the_edits_train_and_resume_exactly(tmp_path):
     for package in ("train", "data", "models"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for block in blocks:
+    for block in BLOCKS:
         edit(tmp_path, block)
     done = subprocess.run([sys.executable, "-c", RUNS], cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr

@@ -38,7 +38,7 @@ def open_run(output_dir: str | None, flags: dict[str, Any], decided: dict[str, A
         run_id = read_record(folder / RECORD)["run_id"]
         write_record(folder, run_id, flags, decided)  # a resume may have changed some flags
         return folder, run_id
-    folder, run_id = make_run_dir(output_dir, flags["dataset"]), uuid.uuid4().hex[:12]
+    folder, run_id = make_run_dir(output_dir, flags["dataset"] or "run"), uuid.uuid4().hex[:12]
     lock.take(folder)
     check_output_dir(str(folder), resuming=False)  # again: another run may have started since the first check
     files.remove_leftovers(folder)

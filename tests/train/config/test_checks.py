@@ -1,6 +1,7 @@
 """Mistakes are told before data and model are touched."""
 
 import io
+import math
 import os
 import time
 
@@ -55,13 +56,15 @@ def test_a_wrong_flag_is_refused_before_the_data_are_touched(flags, said, capsys
 @pytest.mark.slow
 @pytest.mark.parametrize(("flags", "said"), WRONG, ids=[" ".join(flags) for flags, _ in WRONG])
 def test_a_wrong_flag_is_refused_within_three_seconds(flags, said, three_thousand_images):
-    took = []
-    for _ in range(2):  # the better of two: these machines are noisy
+    took = math.inf
+    for _ in range(3):  # these machines are noisy: one of three tries must do
         started = time.perf_counter()
         done = run_process("--preset", "debug", "--dataset", three_thousand_images, *flags)
-        took.append(time.perf_counter() - started)
+        took = min(took, time.perf_counter() - started)
         assert done.returncode == 2 and said in done.stderr
-    assert min(took) <= 3
+        if took <= 3:
+            return
+    pytest.fail(f"took {took:.1f} s")
 
 
 def test_a_warm_up_that_nobody_asked_for_gives_way_to_a_schedule_without_one(tmp_path, capsys):
