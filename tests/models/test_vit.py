@@ -2,10 +2,12 @@ import json
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import ViTForImageClassification, pipeline
@@ -329,3 +331,10 @@ def test_weights_of_other_classes_are_not_restored(tiny):
 def test_a_saved_folder_holds_no_pickle_and_the_processor_as_it_was(tiny):
     assert {p.name for p in tiny.iterdir()} == {"config.json", "model.safetensors", PROCESSOR_FILE}
     assert json.loads((tiny / PROCESSOR_FILE).read_text()) == load_model("builtin:tiny", NAMES).model.processor
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_downloads_show_a_bar_on_a_terminal_only(terminal, monkeypatch):
+    monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: terminal, write=lambda text: None))
+    load_model("builtin:tiny", NAMES)
+    assert are_progress_bars_disabled() is not terminal
