@@ -15,8 +15,8 @@ Batch = dict[str, torch.Tensor]  # pixel_values uint8 [n, 3, h, w], labels int64
 class Plan:
     """The order of a data set of known size.
 
-    Epochs and orders are the Trainer's: epoch e (from 0) is a permutation seeded with `seed + e`; a window of
-    `accumulation` micro-batches never crosses the end of an epoch, where it may be short.
+    Epochs and orders are the Trainer's: epoch e (from 0) is a permutation seeded with `seed + e`. A window of
+    `accumulation` micro-batches never crosses the end of an epoch; the last one of an epoch may be short.
     """
 
     samples: int
@@ -115,7 +115,7 @@ class StreamPlan:
         return min(self.total_updates, self.stop_after or self.total_updates)
 
     def micro_batch_count(self, update: int) -> int:
-        """Never a short window: the stream goes on into the next epoch."""
+        """Never a short window: the stream continues into the next epoch."""
         return self.accumulation
 
     def samples_in(self, update: int) -> int:

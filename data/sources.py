@@ -1,4 +1,4 @@
-"""A dataset's name or folder -> a train and a validation split with undecoded images and one list of classes.
+"""A data set's name or folder -> a train and a validation split of encoded images, and one list of classes.
 
 Classes are compared, and joined, by name, never by index.
 """
@@ -40,7 +40,7 @@ def load_splits(
         image_column: where the images are, when the column types do not tell.
         label_column: where the classes are, likewise.
         validation_fraction: share of `train` held out, stratified by class, if there is no validation split.
-        max_train_samples: keep a seeded random subset of so many training images.
+        max_train_samples: keep a seeded random subset of this many training images.
         max_eval_samples: the same for validation images.
         seed: of the hold-out and of the subsets.
         cache_dir: of the Hub's downloads, with `datasets`' prepared tables below it; None for their own places.

@@ -18,7 +18,7 @@ BEANS: dict[str, Any] = {
     "save_steps": 100,
     "save_total_limit": 2,
 }
-# A small network from scratch on drawn leaves: needs nothing but this package, and a minute on two cores.
+# A small ViT from scratch on drawn leaves: needs no download, and a minute on two cores.
 LEAVES: dict[str, Any] = BEANS | {
     "dataset": "builtin:leaves",
     "model": "builtin:small",
@@ -55,7 +55,7 @@ PRESETS: dict[str, dict[str, Any]] = {"beans": BEANS, "leaves": LEAVES, "debug":
 
 
 def choose_preset(asked: str, named: set[str], cache_dir: str | None) -> tuple[str, str]:
-    """The preset to take, and why, in words.
+    """The preset to take, and why.
 
     Args:
         asked: the value of --preset.

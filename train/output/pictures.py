@@ -1,4 +1,4 @@
-"""Pictures for TensorBoard: the confusion matrix, and validation images with what the model made of them."""
+"""Pictures for TensorBoard: the confusion matrix, and validation images with their predictions."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ from data.plan import Batch
 from train.precision import Precision
 
 CELL, MARGIN, CAPTION = 56, 150, 34  # pixels
-MOST_CLASSES = 40  # a larger matrix is no picture any more; eval_results.json holds its numbers
+MOST_CLASSES = 40  # a larger matrix cannot be read as a picture; eval_results.json has its numbers
 
 
 def confusion_picture(confusion: list[list[int]], label_names: list[str]) -> torch.Tensor:
