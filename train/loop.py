@@ -92,9 +92,7 @@ class Step(NamedTuple):
 
     loss: torch.Tensor  # mean over the images of the update
     grad_norm: torch.Tensor  # global, before clipping
-    applied: (
-        bool  # False only if the fp16 scaler skipped it after an overflow, which is normal; NaN ends the run instead
-    )
+    applied: bool  # False: fp16 overflowed and the scaler skipped it, which is normal. (A NaN ends the run instead.)
 
 
 def train_step(state: TrainState, micro_batches: list[Batch], samples_per_process: float, max_grad_norm: float) -> Step:

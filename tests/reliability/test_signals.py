@@ -58,7 +58,7 @@ def test_a_signal_while_training_finishes_the_update_saves_and_says_how_to_go_on
 ):
     out, log, flag = tmp_path / "run", tmp_path / "log", tmp_path / "flag"
     workers = ("--dataloader_num_workers", 2 if to_group else 0)
-    process = start((*RUN, *workers, "--output_dir", out), PauseBefore("train.setup.inputs", name, flag), log)
+    process = start((*RUN, *workers, "--output_dir", out), PauseBefore(module, name, flag), log)
     wait_for(flag.exists)
     (os.killpg if to_group else os.kill)(process.pid, number)
     assert finish(process) == CODE[number]

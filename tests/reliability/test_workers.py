@@ -33,7 +33,7 @@ def test_a_worker_that_dies_or_freezes_is_replaced_and_the_bits_are_the_same(num
     for child in children(process.pid):
         os.kill(child, number)
     assert finish(process, seconds=60) == 0, log.read_text()
-    assert "the workers are replaced, and go on at the same image" in log.read_text()
+    assert "the workers are replaced and continue at the same image" in log.read_text()
     assert outcome(out) == expected
 
 
