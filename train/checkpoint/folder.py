@@ -136,15 +136,15 @@ def newest_sound(folder: Path) -> tuple[Path | None, list[str]]:
             verify(path)
             return path, notes
         except CheckpointError as error:
-            aside = _unused(path.with_name(f"{path.name}.bad"))
-            files.rename(path, aside)
-            notes.append(f"{error}; renamed to {aside.name}")
+            notes.append(f"{error}; renamed to {set_aside(path).name}")
     return None, notes
 
 
-def _unused(path: Path) -> Path:
-    number, free = 1, path
-    while free.exists():
+def set_aside(checkpoint: Path) -> Path:
+    """Rename a damaged checkpoint to a free name that ends in `.bad`, which nothing reads; returns the new path."""
+    number, aside = 1, checkpoint.with_name(f"{checkpoint.name}.bad")
+    while aside.exists():
         number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free
+        aside = checkpoint.with_name(f"{checkpoint.name}.bad-{number}")
+    files.rename(checkpoint, aside)
+    return aside

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from train.checkpoint.best import keep_sound_best
 from train.checkpoint.folder import newest_sound
 from train.checkpoint.manifest import CheckpointError, read_manifest, verify
 from train.checkpoint.snapshot import restore
@@ -109,7 +110,7 @@ def bring_back(
 
     Args:
         state: at update 0.
-        checkpoint: which has been verified; None changes nothing.
+        checkpoint: which has been verified; None changes nothing. The best one is verified here.
         same: the identity of the run as it is now.
         total_updates: as planned now.
         weights_loaded: the model was built from `checkpoint`, whose weights need not be read again.
@@ -127,6 +128,7 @@ def bring_back(
         raise ConfigError(str(error)) from error
     except (KeyError, TypeError, ValueError, RecursionError) as error:  # sound, but not what this program writes
         raise ConfigError(f"{checkpoint}: cannot be understood: {type(error).__name__} {error}") from error
+    keep_sound_best(checkpoint.parent, state.best, until=state.step)
     if total_updates < state.step:
         raise ConfigError(f"{checkpoint}: {state.step} updates are done, and now only {total_updates} are asked for")
     before = read_manifest(checkpoint)["identity"].get("processes")

@@ -12,6 +12,7 @@ from train.errors import ConfigError
 
 RECORD = "run.json"  # written at the start of a run: its id, every flag, and what was decided automatically
 CONFIG = "config.yaml"  # the flags alone, for people, and to start the same run again
+LOG = "metrics.jsonl"  # one line for each record of training and each evaluation
 
 
 def find_run(output_dir: str | None, resume: str | None, dataset: str | None) -> Path | None:
@@ -98,6 +99,22 @@ def read_record(record: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{record}: cannot be used: {' '.join(str(error).split())}") from error
     return content
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """Every record of metrics.jsonl, in order. A last line that a killed run left unfinished is not one.
+
+    Raises:
+        ConfigError: it cannot be read, or a line is no record.
+    """
+    try:
+        lines = (folder / LOG).read_text(encoding="utf-8").splitlines(keepends=True)
+        found = [json.loads(line) for line in lines if line.endswith("\n")]
+        if not all(isinstance(record, dict) and isinstance(record.get("step"), int) for record in found):
+            raise ValueError("a line is no record of an update")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{folder / LOG}: cannot be used: {' '.join(str(error).split())}") from error
+    return found
 
 
 def dataset_stem(dataset: str) -> str:

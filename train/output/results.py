@@ -10,7 +10,9 @@ from data import files
 from data.pipeline import DataPipeline
 from data.plan import Plan
 from models.vit import Classifier, LoadedModel, load_model
-from train.checkpoint.manifest import MODEL_FILES
+from train.checkpoint.best import evaluations, keep_sound_best
+from train.checkpoint.manifest import MODEL_FILES, read_manifest
+from train.config.record import read_log
 from train.config.schema import Config, RecipeConfig
 from train.distributed.collectives import on_rank_zero
 from train.distributed.env import rank
@@ -19,9 +21,9 @@ from train.errors import ConfigError, RunError
 from train.evaluate import Metrics, evaluate
 from train.output.model_card import write_model_card
 from train.output.pictures import MOST_CLASSES, confusion_picture, prediction_picture
-from train.output.run_output import RunOutput, read_log
+from train.output.run_output import RunOutput
 from train.precision import Precision
-from train.state import TrainState
+from train.state import Best, TrainState
 from train.system.console import say
 
 
@@ -33,28 +35,32 @@ def finish(
     output: RunOutput,
     stopped: bool,
 ) -> None:
-    """After the last update: export the best model, evaluate it as it lies on the disk, and record the results.
+    """After the last update: evaluate the best model as it lies on the disk, export it, and record the results.
 
     After an early stop, write only `trainer_state.json` and print how to continue.
 
     Raises:
-        RunError: every evaluation gave NaN, so that no model can be called the best.
+        RunError: no model can be called the best: every evaluation gave NaN, no checkpoint of one is sound, or the
+            best one now gives another figure than while training.
     """
     plan, folder = data.plan, output.folder
+    keep_sound_best(folder, state.best, until=state.step)
     if rank() == 0:
         write_trainer_state(folder, state, plan, config.recipe)
     if stopped or state.step < plan.total_updates:
         say(f"stopped after update {state.step} of {plan.total_updates}; to continue: {resume_command(folder)}")
         return
     if state.best.step is None:
-        raise RunError(f"{state.best.metric} was nan in every evaluation; try a lower --learning_rate")
-    on_rank_zero(lambda: export_best(folder, state))
-    # From the folder, as a user would load it: what was saved is judged, not what is in memory.
+        raise RunError(why_no_best(folder, state))
+    # From the checkpoint, as a user would load it: what was saved is judged, not what is in memory.
+    checkpoint = folder / f"checkpoint-{state.best.step}"
     options = {"attention": decided["attention"], "dtype": state.precision.dtype}
-    model = load_model(str(folder), data.label_names, **options).model.to(state.precision.device)
+    model = load_model(str(checkpoint), data.label_names, **options).model.to(state.precision.device)
     if config.run.fsdp:
         shard(model, model.blocks)
     metrics = evaluate(model, data.validation_batches(), state.precision, data.label_names)
+    check_reevaluation(state.best, metrics)
+    on_rank_zero(lambda: export(checkpoint, folder))
     if rank() != 0:
         return
     evaluation = eval_results(metrics) | {"epoch": plan.epoch(state.best.step)}
@@ -106,10 +112,46 @@ def resume_command(folder: Path) -> str:
     return f"plainloop train --output_dir {shlex.quote(str(folder))} --resume_from_checkpoint auto"
 
 
-def export_best(folder: Path, state: TrainState) -> None:
-    """Copy the best checkpoint's model to the top of the run's folder."""
+def why_no_best(folder: Path, state: TrainState) -> str:
+    """Why a run that is finished has no best model."""
+    if any(evaluations(folder, state.best, until=state.step)):
+        return f"{folder}: every checkpoint of an evaluated model is lost, so no model is exported; train again"
+    return f"{state.best.metric} was nan in every evaluation; try a lower --learning_rate"
+
+
+def check_reevaluation(best: Best, metrics: Metrics) -> None:
+    """Refuse a best model that gives another figure than it did while training.
+
+    Another processor or number of processes rounds differently, so a loss may differ by a thousandth, and a rate by
+    one image of the smallest class.
+
+    Raises:
+        RunError: names both figures.
+    """
+    now = metrics.values[best.metric]
+    one_image = 1.5 / max(1, min(sum(row) for row in metrics.confusion if any(row)))
+    allowed = 1e-3 * max(1.0, abs(best.value)) if best.metric == "loss" else max(1e-3, one_image)
+    if not abs(now - best.value) <= allowed:
+        raise RunError(
+            f"the best model (update {best.step}) gave {best.metric} {best.value:.6g} while training, and {now:.6g} now"
+            " that it was read back from its checkpoint; it is not exported; check the data set and this machine"
+        )
+
+
+def export(checkpoint: Path, folder: Path) -> None:
+    """Copy a checkpoint's model to the top of the run's folder, and read the copy back.
+
+    Raises:
+        RunError: the disk returns other bytes than the checkpoint's manifest names.
+    """
+    listed = read_manifest(checkpoint)["files"]
     for name in MODEL_FILES:
-        files.copy(folder / f"checkpoint-{state.best.step}" / name, folder / name)
+        files.copy(checkpoint / name, folder / name)
+        if files.sha256(folder / name) != listed[name]["sha256"]:
+            (folder / name).unlink()
+            raise RunError(f"{folder / name}: differs from {checkpoint / name} as it was saved; check the disk")
+    if not (folder / "best").is_symlink() or (folder / "best").readlink() != Path(checkpoint.name):
+        files.link(folder / "best", checkpoint.name)  # another one was the best, and is lost
 
 
 def log_pictures(output: RunOutput, model: Classifier, state: TrainState, metrics: Metrics, data: DataPipeline) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -12,13 +11,12 @@ from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from train.checkpoint.folder import CheckpointFolder
+from train.config.record import LOG
 from train.distributed.env import rank
 from train.evaluate import Metrics
 from train.state import TrainState
 from train.system.console import say
 from train.system.lock import Lock
-
-LOG = "metrics.jsonl"
 
 
 class RunOutput:
@@ -131,8 +129,3 @@ class RunOutput:
     def _show(self, refresh: bool) -> None:
         if not self._bar.disable and (elapsed := self._bar.format_dict["elapsed"]):
             self._bar.set_postfix(self._shown | {"img/s": f"{self._images / elapsed:.0f}"}, refresh=refresh)
-
-
-def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Every record of metrics.jsonl, in order."""
-    return [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]

@@ -6,10 +6,11 @@ import torch
 from data.plan import Plan
 from tests.train.checkpoint.test_checkpoint import make_state
 from train.checkpoint.folder import CheckpointFolder
+from train.config.record import read_log
 from train.evaluate import Metrics
 from train.output.pictures import confusion_picture
 from train.output.results import eval_results, train_results, wilson_interval
-from train.output.run_output import RunOutput, read_log
+from train.output.run_output import RunOutput
 from train.system.lock import Lock
 
 
