@@ -99,7 +99,7 @@ def judge(config: Config) -> "Precision":
     for line in (f"preset {config.run.preset}: {config.preset_reason}", *notes):
         say(line)
     precision = choose_compute(config.run)
-    try_out(config.recipe)
+    try_out(config.recipe, precision.device)
     return precision
 
 

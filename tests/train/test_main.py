@@ -5,6 +5,7 @@ import math
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 import termios
@@ -18,7 +19,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import ViTForImageClassification, pipeline
 
-from tests.running import ROOT, records, run_here, run_process, same_tensors, weights
+from tests.running import ROOT, TIMES, records, run_here, run_process, same_tensors, weights
 
 OUTPUT = {
     *("model.safetensors", "config.json", "preprocessor_config.json", "README.md", "metrics.jsonl", "config.yaml"),
@@ -50,6 +51,23 @@ def test_the_folder_holds_the_weights_that_scored_best(finished):
     assert state["best_model_checkpoint"].endswith(f"checkpoint-{state['best_global_step']}")
     assert same_tensors(weights(finished), weights(finished / f"checkpoint-{state['best_global_step']}"))
     assert same_tensors(weights(finished), weights(finished / "best"))
+
+
+def test_the_printed_command_evaluates_on_the_same_images(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert (
+        run_here("--preset", "debug", "--max_eval_samples", 9, "--seed", 7, "--max_steps", 2, "--output_dir", out) == 0
+    )
+    command = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("next: "))
+    assert run_here(*shlex.split(command)[3:], "--device", "cpu", "--precision", "fp32") == 0
+    printed = capsys.readouterr().out
+    said = json.loads(printed[printed.index("{") :])
+    assert {n: v for n, v in said.items() if not TIMES.search(n)}.items() <= read(out, "eval_results.json").items()
+
+
+def test_evaluating_without_naming_the_data_is_refused(finished, capsys):
+    assert run_here("--model", finished, "--eval_only") == 2
+    assert "name the --dataset" in capsys.readouterr().err
 
 
 def test_evaluating_the_folder_gives_exactly_the_best_logged_metrics(finished, capsys):

@@ -71,7 +71,7 @@ def identity(config: Config, decided: dict[str, Any], fixed_length: bool) -> dic
     flags = {name: value for name, value in config.flat().items() if name not in free}
     images = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps * decided["processes"]
     outcome = {name: decided[name] for name in ("dataset_fingerprint", "label_names", "precision", "processes")}
-    return flags | outcome | {"images_an_update": images}
+    return flags | outcome | {"images_an_update": images} | decided.get("own", {})
 
 
 def find_checkpoint(run: RunConfig, lock: Lock) -> Path | None:
@@ -135,6 +135,11 @@ def bring_back(
     if before != same["processes"]:
         say(
             f"resume: {same['processes']} processes instead of {before}: the same samples, but not bit for bit the same"
+        )
+    if total_updates != planned and state.schedule.depends_on_length and before == same["processes"]:
+        raise ConfigError(
+            f"cannot resume {checkpoint}: the run had {planned} updates and would have {total_updates} now, which"
+            " changes its schedule; start a new run to change that"
         )
     if total_updates != planned:
         say(f"resume: {total_updates} updates instead of {planned}, which this schedule allows: it ignores the length")

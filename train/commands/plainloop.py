@@ -18,8 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
-        print(f"error: {name}: no such command; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        print(f"error: {name}: no such command; the commands are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
+    sys.path.append("")  # as for python -m, so that --optim my_module:MyOptimizer is found here; last, to hide nothing
     command, _ = COMMANDS[name]
     return command(rest)
 

@@ -1,9 +1,15 @@
 """Flags that can be judged without data and model; names and arguments even before torch is imported."""
 
+from typing import TYPE_CHECKING
+
 from train.config.metrics import PER_CLASS, choose_metric
 from train.config.schema import Config, RecipeConfig
 from train.errors import ConfigError
+from train.optimizers.arguments import refusals_of
 from train.optimizers.names import check_optimizer, check_schedule, has_warmup
+
+if TYPE_CHECKING:
+    import torch
 
 
 def check_flags(config: Config) -> list[str]:
@@ -31,21 +37,31 @@ def check_flags(config: Config) -> list[str]:
     return notes
 
 
-def try_out(recipe: RecipeConfig) -> None:
-    """Judge the values of arguments by building optimizer and schedule on two small layers.
+def try_out(recipe: RecipeConfig, device: "torch.device") -> None:
+    """Judge the values of arguments by updating two small layers with this optimizer and schedule.
+
+    Many a value is refused only by the first step; then a folder would be there already, and an hour of data read.
 
     Raises:
         ConfigError: a value that its class refuses, or one that it needs and was not given.
     """
+    import torch
     from torch import nn
 
     from train.optimizers.lookup import optimizer_by_name
     from train.optimizers.schedules import schedule_by_name
 
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).to(device)
     groups = [{"params": list(model.parameters()), "weight_decay": recipe.weight_decay}]
     optimizer = optimizer_by_name(
         model, groups, recipe.optim, recipe.optim_args, recipe.learning_rate, recipe.weight_decay
     )
     name, total = recipe.lr_scheduler_type, max(recipe.max_steps, 1000)  # the run's length is not known yet
-    schedule_by_name(optimizer, name, recipe.lr_scheduler_kwargs, recipe.warmup_steps, total)
+    schedule = schedule_by_name(optimizer, name, recipe.lr_scheduler_kwargs, recipe.warmup_steps, total)
+    model(torch.ones(1, 2, device=device)).sum().backward()
+    with refusals_of(f"--optim {recipe.optim}"):
+        optimizer.step()
+    with refusals_of(f"--lr_scheduler_type {name}"):
+        for _ in range(max(1, min(recipe.max_steps, 1000))):  # no further than the run: OneCycleLR has an end
+            schedule.step()
+        schedule.step_on_metric(0.0)

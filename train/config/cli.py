@@ -6,6 +6,7 @@ file is checked and converted like one on the command line.
 
 import difflib
 import json
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -38,18 +39,21 @@ def parse(argv: Sequence[str]) -> Config:
     if "cache_dir" in named:
         hub.move_caches(_value(tokens, "cache_dir"))
     parser = build_parser()
-    run, data, model, _ = _sections(parser, tokens)  # once for the preset, whose values are then the defaults
+    asked = _values(parser, tokens)  # for the preset and the record, whose values are then the defaults
 
-    record = find_run(run.output_dir, run.resume_from_checkpoint, data.dataset)
+    record = find_run(asked.output_dir, asked.resume_from_checkpoint, asked.dataset)
     stored = read_record(record)["config"] if record else {}
     if stored and "preset" not in named:
         preset, reason = stored["preset"], f"as recorded in {record.parent}, which is continued"
     else:
-        preset, reason = choose_preset(run.preset, named, run.cache_dir)
+        preset, reason = choose_preset(asked.preset, named, asked.cache_dir)
+    if preset not in PRESETS:
+        raise ConfigError(f"{record.parent}: was started from Python; run that program again to continue it")
     remembered = {name: value for name, value in stored.items() if name not in OF_THE_START and value is not None}
     defaults = PRESETS[preset] | remembered
     parser.set_defaults(**defaults)
-    run, data, model, recipe = _sections(parser, tokens)
+    values = vars(_values(parser, tokens))
+    run, data, model, recipe = (section(**{f.name: values[f.name] for f in fields(section)}) for section in SECTIONS)
     run.preset = preset
     if record and run.output_dir is None:
         run.output_dir = str(record.parent)
@@ -80,15 +84,17 @@ def _check_together(config: Config) -> None:
             name for name in ("output_dir", "resume_from_checkpoint", "stop_after") if getattr(config.run, name)
         ]:
             raise ConfigError(f"--eval_only: trains and writes nothing, so --{given[0]} has no meaning beside it")
+        if "model" in config.named and not {"dataset", "preset"} & set(config.named):
+            raise ConfigError("--eval_only: name the --dataset to evaluate on")  # not the one of the preset
         return
     check_output_dir(config.run.output_dir, resuming and is_run(config.run.output_dir))
 
 
-def _sections(parser: Parser, tokens: list[str]) -> tuple[Any, ...]:
+def _values(parser: Parser, tokens: list[str]) -> Namespace:
     values, unknown = parser.parse_known_args(tokens)
     if unknown:
         raise ConfigError("; ".join(_unknown(unknown)))
-    return tuple(section(**{item.name: getattr(values, item.name) for item in fields(section)}) for section in SECTIONS)
+    return values
 
 
 def _unknown(tokens: list[str]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The recipes by name: what each sets differently from the defaults in `train/config.py`."""
+"""The recipes by name: what each sets differently from the defaults in `train/config/schema.py`."""
 
 from typing import Any
 

@@ -35,7 +35,7 @@ def find_run(output_dir: str | None, resume: str | None, dataset: str | None) ->
     if output_dir is not None:
         record = Path(output_dir) / RECORD
         return record if record.is_file() else None
-    runs = [folder / RECORD for folder in Path("runs").glob(f"{dataset_stem(dataset) if dataset else ''}*")]
+    runs = [folder / RECORD for folder in Path("runs").glob(f"{dataset_stem(dataset)}-[0-9]*" if dataset else "*")]
     return max((run for run in runs if run.is_file()), key=lambda run: run.stat().st_mtime_ns, default=None)
 
 
@@ -45,15 +45,18 @@ def check_output_dir(output_dir: str | None, resuming: bool) -> None:
     Raises:
         ConfigError: it is a file, holds another run, or holds anything else.
     """
+    if output_dir == "":
+        raise ConfigError("--output_dir: is empty; name a folder")
     if output_dir is None or not Path(output_dir).exists():
         return
     folder = Path(output_dir)
     if not folder.is_dir():
         raise ConfigError(f"--output_dir {output_dir}: is a file, not a folder")
     if not resuming and any(not path.name.startswith(files.TEMPORARY) for path in _listed(folder)):
-        holds = "holds another run" if (folder / RECORD).is_file() else "is not empty"
+        if not (folder / RECORD).is_file():
+            raise ConfigError(f"--output_dir {output_dir}: is not empty, and holds no run; name a new folder")
         raise ConfigError(
-            f"--output_dir {output_dir}: {holds}; name a new folder, or continue the run in it with"
+            f"--output_dir {output_dir}: holds another run; name a new folder, or continue the run in it with"
             " --resume_from_checkpoint auto"
         )
 
@@ -74,6 +77,8 @@ def write_record(folder: Path, run_id: str, flags: dict[str, Any], decided: dict
     """Write `run.json` and `config.yaml`; ConfigError if the folder cannot be written in."""
     try:
         files.write_text(folder / RECORD, json.dumps({"run_id": run_id, "config": flags, **decided}, indent=2) + "\n")
+        if flags["dataset"] is None:  # data and model came from Python: the flags alone would start another run
+            return
         again = {name: value for name, value in flags.items() if name not in OF_THE_START and value is not None}
         files.write_text(folder / CONFIG, yaml.safe_dump(again, sort_keys=False))
     except OSError as error:

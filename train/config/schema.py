@@ -63,6 +63,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Check the numbers."""
         _at_least(self, 0, "seed")
+        if self.seed >= 2**62:  # torch takes 64 bits, and epochs count up from the seed
+            raise ConfigError(f"--seed {self.seed}: must be below 2**62")
         _at_least(self, 1, "stop_after", "ddp_timeout")
 
 
@@ -176,6 +178,8 @@ class RecipeConfig:
         _more_than_zero(self, "learning_rate")
         if self.max_steps <= 0:
             _more_than_zero(self, "num_train_epochs")
+            if self.num_train_epochs > 1e6:
+                raise ConfigError(f"--num_train_epochs {self.num_train_epochs:g}: must be at most 1,000,000")
         if self.max_steps < -1 or self.max_steps == 0:
             raise ConfigError(f"--max_steps {self.max_steps}: must be positive, or -1 for num_train_epochs")
         if self.save_steps % self.eval_steps:
@@ -226,11 +230,11 @@ def _at_least(section: Any, least: float, *names: str) -> None:
     for name in names:
         value = getattr(section, name)
         if value is not None and not (value >= least and math.isfinite(value)):
-            raise ConfigError(f"--{name} {value}: must be a number of at least {least}")
+            raise ConfigError(f"--{name} {value}: must be a finite number of at least {least}")
 
 
 def _more_than_zero(section: Any, *names: str) -> None:
     for name in names:
         value = getattr(section, name)
         if not (value > 0 and math.isfinite(value)):
-            raise ConfigError(f"--{name} {value}: must be more than 0")
+            raise ConfigError(f"--{name} {value}: must be finite and more than 0")

@@ -1,15 +1,32 @@
 """`momentum=0.9,nesterov=true` -> keyword arguments, checked against what a class takes."""
 
 import ast
+import contextlib
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from train.errors import ConfigError
 
 WORDS = {"true": True, "false": False, "none": None, "null": None}
+
+
+@contextlib.contextmanager
+def refusals_of(flag: str) -> Iterator[None]:
+    """Turn whatever a named class raises on what it was given into one line that begins with `flag`.
+
+    Raises:
+        ConfigError: the class raised.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # the class may be of any package
+        reason = " ".join(str(error).split()) or "no reason given"
+        raise ConfigError(f"{flag}: {type(error).__name__}: {reason}") from error
 
 
 def parse_arguments(flag: str, text: str | None) -> dict[str, Any]:

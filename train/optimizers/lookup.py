@@ -7,6 +7,7 @@ from torch import nn
 
 from train.distributed.parallel import is_sharded
 from train.errors import ConfigError
+from train.optimizers.arguments import refusals_of
 from train.optimizers.muon import MuonWithAdamW
 from train.optimizers.names import check_optimizer, import_class, optimizer_parameters
 
@@ -46,7 +47,5 @@ def optimizer_by_name(
     # One fused kernel instead of one per parameter and operation, where the class has it; so does the Trainer.
     if "fused" in takes and not options.keys() & {"foreach", "differentiable", "fused"}:
         options["fused"] = True
-    try:
+    with refusals_of(f"--optim {name}"):
         return cls(groups, lr=learning_rate, **options)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"--optim {name}: {error}") from error

@@ -2,14 +2,16 @@
 
 import importlib
 import inspect
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from train.errors import ConfigError
-from train.optimizers.arguments import check_arguments, parse_arguments
+from train.optimizers.arguments import check_arguments, parse_arguments, refusals_of
 from train.optimizers.signatures import Parameters, torch_optimizers, torch_schedules, transformers_schedules
 
 ALIASES = {"adamw_torch": "adamw", "adamw_torch_fused": "adamw"}  # the Trainer's names for it
 UNFIT = {"LBFGS": "needs a closure", "SparseAdam": "takes sparse gradients only"}
+NEED_OBJECTS = {"SequentialLR", "ChainedScheduler", "LambdaLR", "MultiplicativeLR"}  # which no flag can hold
 SET_BY_THE_RUN = {"T_max", "total_steps", "total_iters", "max_lr", "base_lr"}  # its length, or --learning_rate
 SET_BY_THE_LOOP = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
 
@@ -21,7 +23,7 @@ def check_optimizer(name: str, arguments: str | None, weight_decay: float) -> di
         ConfigError: no such class, or an argument or form of value that it does not take.
     """
     owner, takes = optimizer_parameters(name)
-    if owner in UNFIT and ":" not in name:
+    if owner in UNFIT:
         raise ConfigError(f"--optim {name}: {UNFIT[owner]}, which this loop does not provide")
     options = parse_arguments("optim_args", arguments)
     check_arguments("optim_args", owner, options, takes, {"params", "lr", "weight_decay"})
@@ -41,7 +43,7 @@ def check_schedule(name: str, arguments: str | None) -> dict[str, Any]:
     check_arguments("lr_scheduler_kwargs", owner, options, takes, SET_BY_THE_LOOP)
     needed = {key for key, parameter in takes.items() if parameter.default is inspect.Parameter.empty}
     needed -= {"kwargs", *options, *SET_BY_THE_LOOP, *SET_BY_THE_RUN}
-    if needed and ":" not in name:
+    if needed and (":" not in name or owner in torch_schedules()):
         missing = ",".join(f"{key}=..." for key in sorted(needed))
         raise ConfigError(f"--lr_scheduler_type {name}: needs --lr_scheduler_kwargs {missing}")
     return options
@@ -49,14 +51,14 @@ def check_schedule(name: str, arguments: str | None) -> dict[str, Any]:
 
 def optimizer_parameters(name: str) -> tuple[str, Parameters]:
     """`adamw` -> AdamW and its parameters; `package.module:Class` -> those of that class."""
-    return _find("optim", ALIASES.get(name, name), torch_optimizers())
+    return _find("optim", ALIASES.get(name, name), torch_optimizers(), unfit=UNFIT)
 
 
 def schedule_parameters(name: str) -> tuple[str, Parameters]:
     """`cosine`, `CosineAnnealingLR`, `package.module:Class` -> the schedule's full name and its parameters."""
     if name in transformers_schedules():
         return name, transformers_schedules()[name]
-    return _find("lr_scheduler_type", name, torch_schedules(), also=list(transformers_schedules()))
+    return _find("lr_scheduler_type", name, torch_schedules(), NEED_OBJECTS, also=list(transformers_schedules()))
 
 
 def has_warmup(name: str) -> bool:
@@ -67,22 +69,25 @@ def has_warmup(name: str) -> bool:
 def import_class(flag: str, name: str) -> type:
     """The class that `package.module:Class` names; ConfigError if it cannot be imported."""
     module, _, attribute = name.partition(":")
-    try:
+    if not module or not attribute:
+        raise ConfigError(f"--{flag} {name}: must have the form package.module:Class")
+    with refusals_of(f"--{flag} {name}"):
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"--{flag} {name}: {error}; the form is package.module:Class") from error
     if not inspect.isclass(found):
         raise ConfigError(f"--{flag} {name}: is not a class")
     return found
 
 
-def _find(flag: str, name: str, known: dict[str, Parameters], also: list[str] | None = None) -> tuple[str, Parameters]:
+def _find(
+    flag: str, name: str, known: dict[str, Parameters], unfit: Collection[str], also: Sequence[str] = ()
+) -> tuple[str, Parameters]:
     if ":" in name:
         found = import_class(flag, name)
         return found.__name__, dict(inspect.signature(found).parameters)
     owner = next((known_name for known_name in known if _plain(known_name) == _plain(name)), None)
     if owner is None:
-        raise ConfigError(f"--{flag} {name}: no such name; choose from {', '.join([*(also or []), *sorted(known)])}")
+        offered = ", ".join([*also, *sorted(known.keys() - set(unfit))])
+        raise ConfigError(f"--{flag} {name}: no such name; choose from {offered}")
     return owner, known[owner]
 
 

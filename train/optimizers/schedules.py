@@ -11,6 +11,7 @@ from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from train.errors import ConfigError
+from train.optimizers.arguments import refusals_of
 from train.optimizers.names import check_schedule, has_warmup, import_class, schedule_parameters
 from train.optimizers.signatures import Parameters, transformers_schedules
 
@@ -85,19 +86,18 @@ def schedule_by_name(
     if warmup and not has_warmup(name):
         raise ConfigError(f"--warmup_steps: {name} has no warm-up; leave it at 0, or take one of get_scheduler's")
     owner, takes = schedule_parameters(name)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about stepping before the optimizer does, which building one does
-            if owner in transformers_schedules():
-                from transformers import get_scheduler  # a second of imports, not needed by torch's schedules
+    with refusals_of(f"--lr_scheduler_type {name}"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about stepping before the optimizer does, which building one does
+        if owner in transformers_schedules():
+            from transformers import get_scheduler  # a second of imports, not needed by torch's schedules
 
-                scheduler = get_scheduler(owner, optimizer, warmup, total_updates, options)
-            else:
-                cls = import_class("lr_scheduler_type", name) if ":" in name else getattr(lr_scheduler, owner)
-                given = _run_length(takes, total_updates) | _peak(takes, optimizer.param_groups[0]["lr"])
-                scheduler = cls(optimizer, **(given | options))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"--lr_scheduler_type {name}: {error}") from error
+            scheduler = get_scheduler(owner, optimizer, warmup, total_updates, options)
+        else:
+            cls = import_class("lr_scheduler_type", name) if ":" in name else getattr(lr_scheduler, owner)
+            if not issubclass(cls, LRScheduler):
+                raise ConfigError(f"--lr_scheduler_type {name}: is not a torch.optim.lr_scheduler.LRScheduler")
+            given = _run_length(takes, total_updates) | _peak(takes, optimizer.param_groups[0]["lr"])
+            scheduler = cls(optimizer, **(given | options))
     return Schedule(scheduler, _depends_on_length(owner, takes, options, warmup_steps))
 
 

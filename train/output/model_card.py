@@ -1,5 +1,7 @@
 """The model card: README.md in the Hub's format."""
 
+import html
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +25,28 @@ def write_model_card(
     card = CARD.format(
         metadata=_metadata(folder, config, evaluation).to_yaml(),
         title=folder.resolve().name,
-        model=config.model.model,
+        model=_origin(config.model.model),
         dataset=config.data.dataset,
-        labels=", ".join(decided["label_names"]),
+        labels=", ".join(map(as_text, decided["label_names"])),
         step=state.best.step,
         metric=state.best.metric,
         low=low,
         high=high,
-        per_class="\n".join(f"| {name} | {p:.4f} | {r:.4f} | {f1:.4f} |" for name, p, r, f1 in rows),
-        recipe="\n".join(f"| {name} | {value} |" for name, value in shown.items() if value is not None),
+        per_class="\n".join(f"| {as_text(name)} | {p:.4f} | {r:.4f} | {f1:.4f} |" for name, p, r, f1 in rows),
+        recipe="\n".join(f"| {name} | {as_text(str(value))} |" for name, value in shown.items() if value is not None),
         **{name: decided[name] for name in ("train_images", "validation_images")},
         **{name: evaluation[f"eval_{name}"] for name in ("accuracy", "f1_macro", "loss")},
     )
     files.write_text(folder / "README.md", card)
+
+
+def _origin(model: str) -> str:
+    return f"`{model}`, trained from scratch" if model.startswith("builtin:") else f"`{model}`, fine-tuned"
+
+
+def as_text(name: str) -> str:
+    """Text of others, so that Markdown and HTML show it as it is."""
+    return re.sub(r"([\\`*_|\[\]])", r"\\\1", html.escape(" ".join(name.split()), quote=False))
 
 
 def _metadata(folder: Path, config: Config, evaluation: dict[str, Any]) -> ModelCardData:
@@ -73,7 +84,7 @@ CARD = """---
 
 # {title}
 
-`{model}` fine-tuned on `{dataset}` ({train_images} training images; classes: {labels}).
+{model} on `{dataset}` ({train_images} training images; classes: {labels}).
 These are the weights of update {step}, the best by validation {metric}.
 
 | on {validation_images} validation images | |

@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from data.plan import Plan
 from models.vit import Classifier, LoadedModel, load_model
 from train.checkpoint.best import evaluations, keep_sound_best
 from train.checkpoint.manifest import MODEL_FILES, read_manifest
+from train.checkpoint.resume import FREE
 from train.config.record import read_log
-from train.config.schema import Config, RecipeConfig
+from train.config.schema import FLAGS, Config, RecipeConfig
 from train.distributed.collectives import on_rank_zero
 from train.distributed.env import rank
 from train.distributed.parallel import shard
@@ -90,8 +92,7 @@ def print_summary(
         f"done: {folder} holds the model of update {state.best.step}; verified: reloaded from disk, {state.best.metric}"
         f" {best:.6g} ({matches}), accuracy {metrics.values['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f})"
     )
-    command = ["plainloop", "train", "--model", str(folder), "--dataset", config.data.dataset, "--eval_only"]
-    say(f"next: {shlex.join(command)}\n      tensorboard --logdir {shlex.quote(str(folder))}")
+    say(f"next: {evaluation_command(folder, config)}\n      tensorboard --logdir {shlex.quote(str(folder))}")
 
 
 def per_class_table(metrics: Metrics) -> str:
@@ -136,6 +137,16 @@ def check_reevaluation(best: Best, metrics: Metrics) -> None:
             f"the best model (update {best.step}) gave {best.metric} {best.value:.6g} while training, and {now:.6g} now"
             " that it was read back from its checkpoint; it is not exported; check the data set and this machine"
         )
+
+
+def evaluation_command(folder: Path, config: Config) -> str:
+    """What to type to evaluate the model in `folder` on the same validation images."""
+    command = ["plainloop", "train", "--model", str(folder), "--dataset", config.data.dataset, "--eval_only"]
+    chosen = asdict(config.data) | {"seed": config.run.seed}  # the seed draws a subset, or a split that is held out
+    for name, value in chosen.items():
+        if name not in FREE | {"dataset", "max_train_samples"} and value != FLAGS[name].default:
+            command.append(f"--{name}={value}")
+    return shlex.join(command)
 
 
 def export(checkpoint: Path, folder: Path) -> None:

@@ -1,7 +1,8 @@
 """A model and data sets of your own, from Python."""
 
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset
@@ -11,9 +12,10 @@ from data.pipeline import DataPipeline, LoadingOptions, dataset_pipeline
 from train.checkpoint import resume
 from train.config.metrics import choose_metric
 from train.config.record import check_output_dir, is_run
-from train.config.schema import Config, DataConfig, ModelConfig, RecipeConfig, RunConfig
+from train.config.schema import FLAGS, Config, DataConfig, ModelConfig, RecipeConfig, RunConfig
 from train.distributed.collectives import on_rank_zero
 from train.distributed.parallel import replicate
+from train.errors import ConfigError
 from train.loss import LossSum, check_is_sum, cross_entropy_sum
 from train.optim import build_schedule
 from train.optimizers.schedules import Schedule
@@ -43,8 +45,7 @@ def own_run(
     Args:
         model: uint8 images [n, 3, h, w] -> logits [n, classes].
         optimizer: of its parameters.
-        train: map-style; item i is a uint8 image [3, h, w] and the index of its class.
-        validation: likewise.
+        train, validation: map-style; item i is a uint8 image [3, h, w] and the index of its class.
         label_names: of the classes, by index.
         run: `output_dir` must be set; `resume_from_checkpoint="auto"` continues the run in it.
         recipe: how long to train, and how often to log, evaluate and save.
@@ -53,26 +54,71 @@ def own_run(
         fingerprint: identity of the data, which a resume compares; by default `train.fingerprint()` if there is such.
 
     Raises:
-        ConfigError: the folder holds another run, or the loss is not a sum.
+        ConfigError: something given cannot be used or would have no effect, or the folder holds another run.
     """
-    config = Config(run, DataConfig(), ModelConfig(), recipe)
+    _check(model, optimizer, train, validation, run, recipe, schedule)
+    config = Config(replace(run, preset="python"), DataConfig(), ModelConfig(), recipe)
     check_output_dir(run.output_dir, resuming=run.resume_from_checkpoint is not None and is_run(run.output_dir))
     precision = choose_compute(run)
     plan = make_plan(recipe, len(train), run)
     options = LoadingOptions(recipe.per_device_eval_batch_size)
     images = OwnImages(train, run.seed), OwnImages(validation, run.seed)
     data = dataset_pipeline(*images, plan, precision.device, label_names, options, say)
-    own = getattr(train, "fingerprint", None)
-    data = replace(data, fingerprint=fingerprint or (own() if callable(own) else own))
+    data = replace(data, fingerprint=fingerprint or getattr(train, "fingerprint", lambda: None)())
     check_is_sum(loss_sum_fn, len(label_names))
     best = Best(*choose_metric(recipe.metric_for_best_model, recipe.greater_is_better, label_names))
     model.to(precision.device, precision.dtype)
     schedule = schedule or build_schedule(optimizer, recipe, plan.total_updates)
     state = TrainState(model, optimizer, schedule, precision, best, loss_sum_fn, replicate(model))
-    decided = describe(config, precision, data)
+    decided = describe(config, precision, data) | {"own": _identity(state, len(train), len(validation))}
     with ExitStack() as after_failure:
         lock = after_failure.enter_context(Lock())
         checkpoint = on_rank_zero(lambda: resume.find_checkpoint(run, lock))
         output = open_output(config, state, decided, checkpoint, lock, weights_loaded=False)
         after_failure.pop_all()  # from here on `output` releases the lock
     return state, data, output
+
+
+# What `own_run` leaves to the program that calls it.
+WITHOUT_EFFECT = (
+    *("preset", "eval_only", "cache_dir", "debug", "verbose", "torch_compile", "tune_malloc", "torch_profiler", "fsdp"),
+    *("optim", "optim_args", "learning_rate", "weight_decay"),
+)
+OF_THE_SCHEDULE = ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps")
+
+
+def _identity(state: TrainState, *images: int) -> dict[str, Any]:
+    """What a resume compares besides the flags, as far as it can be told; the model, by the names of its weights."""
+    groups = [{name: str(v) for name, v in group.items() if name != "params"} for group in state.optimizer.param_groups]
+    return {
+        "images": list(images),
+        "optimizer": [type(state.optimizer).__name__, *groups],
+        "schedule": type(state.schedule.scheduler).__name__,
+        "loss": getattr(state.loss_sum_fn, "__qualname__", type(state.loss_sum_fn).__name__),
+    }
+
+
+def _check(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    train: Dataset,
+    validation: Dataset,
+    run: RunConfig,
+    recipe: RecipeConfig,
+    schedule: Schedule | None,
+) -> None:
+    """Refuse what would fail late, or have no effect."""
+    given = asdict(run) | asdict(recipe)
+    for name in WITHOUT_EFFECT + (OF_THE_SCHEDULE if schedule else ()):
+        if given[name] != FLAGS[name].default:
+            raise ConfigError(f"{name}={given[name]!r}: has no effect in own_run")
+    if run.output_dir is None:
+        raise ConfigError("output_dir: name the folder of the run")
+    if schedule is not None and not isinstance(schedule, Schedule):
+        raise ConfigError(f"schedule: is a {type(schedule).__name__}; pass Schedule(it), of train.optimizers.schedules")
+    trained = {id(parameter) for parameter in model.parameters()}
+    if any(id(parameter) not in trained for group in optimizer.param_groups for parameter in group["params"]):
+        raise ConfigError("optimizer: holds parameters that are not the model's, so it would train another model")
+    for name, images in (("train", train), ("validation", validation)):
+        if len(images) == 0:
+            raise ConfigError(f"{name}: is empty")

@@ -22,13 +22,21 @@ WRONG = [
     (("--lr_scheduler_kwargs", "num_cycles=2"), "num_cycles is not taken by linear"),
     (("--lr_scheduler_type", "OneCycleLR", "--warmup_steps", "5"), "--warmup_steps 5: OneCycleLR has no warm-up"),
     (("--lr_scheduler_type", "StepLR"), "--lr_scheduler_type StepLR: needs --lr_scheduler_kwargs step_size=..."),
+    (("--lr_scheduler_type", "StepLR", "--lr_scheduler_kwargs", "step_size=0"), "ZeroDivisionError"),
+    (("--lr_scheduler_type", "OneCycleLR", "--lr_scheduler_kwargs", "total_steps=3", "--max_steps", "6"), "step 4"),
+    (("--lr_scheduler_type", "ReduceLROnPlateau", "--lr_scheduler_kwargs", "patience=a"), "ReduceLROnPlateau: TypeErr"),
+    (("--lr_scheduler_type", "pathlib:Path"), "is not a torch.optim.lr_scheduler.LRScheduler"),
+    (("--optim", "torch.optim:SparseAdam"), "takes sparse gradients only"),
+    (("--optim_args", "differentiable=true"), "--optim adamw: RuntimeError"),
+    (("--seed", "99999999999999999999999"), "must be below 2**62"),
+    (("--num_train_epochs", "1e308"), "must be at most 1,000,000"),
     (("--metric_for_best_model", "acuracy"), "--metric_for_best_model acuracy: no such metric"),
     (("--precision", "fp16", "--device", "cpu"), "--precision fp16: needs a CUDA device"),
     (("--device", "cuda:99"), "--device cuda:99: cannot be used here"),
     (("--tf32", "--device", "cpu"), "--tf32 true: is a mode of CUDA"),
     (("--fsdp",), "--fsdp true: shards over several processes"),
     (("--dataloader_num_workers", "-2"), "must be auto, or a number of at least 0"),
-    (("--learning_rate", "0"), "--learning_rate 0.0: must be more than 0"),
+    (("--learning_rate", "0"), "--learning_rate 0.0: must be finite and more than 0"),
     (("--learning-rat", "1", "--bach", "4", "--optim", "sgd"), "--learning_rate?; --bach: no such flag"),
 ]
 
@@ -51,6 +59,24 @@ def test_a_wrong_flag_is_refused_before_the_data_are_touched(flags, said, capsys
     assert run_here("--preset", "debug", "--dataset", "nowhere/at/all", *flags) == 2
     error = capsys.readouterr().err
     assert said in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+BROKEN = {"synt": "def", "nam": "nowhere", "raises": "class C:\n    def __init__(self, *a, **k): raise KeyError('x')"}
+
+
+@pytest.mark.parametrize("module", BROKEN)
+@pytest.mark.parametrize("flag", ["--optim", "--lr_scheduler_type"])
+def test_a_class_of_ones_own_that_fails_is_told_in_one_line(flag, module, tmp_path, monkeypatch, capsys):
+    (tmp_path / f"{module}.py").write_text(BROKEN[module])
+    monkeypatch.syspath_prepend(tmp_path)
+    assert run_here("--preset", "debug", "--dataset", "nowhere/at/all", flag, f"{module}:C") == 2
+    error = capsys.readouterr().err
+    assert f"{flag} {module}:C: " in error and error.count("\n") == 1
+
+
+def test_flags_are_compared_after_the_preset_has_had_its_say():
+    assert parse(["--preset", "debug", "--save_steps", "12"]).recipe.eval_steps == 6
+    assert parse(["--preset", "debug", "--eval_steps", "3"]).recipe.save_steps == 6
 
 
 @pytest.mark.slow

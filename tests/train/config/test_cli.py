@@ -68,7 +68,7 @@ def test_every_value_survives_the_way_through_config_yaml(tmp_path):
 BAD = [
     (["--learning_rat", "1"], "--learning_rat: no such flag; did you mean --learning_rate?"),
     (["--learning_rate", "fast"], "--learning_rate"),
-    (["--learning_rate", "-1"], "--learning_rate -1.0: must be more than 0"),
+    (["--learning_rate", "-1"], "--learning_rate -1.0: must be finite and more than 0"),
     (["--learning_rate", "nan"], "--learning_rate nan"),
     (["--learning_rate", "inf"], "--learning_rate inf"),
     (["--num_train_epochs", "0"], "--num_train_epochs 0.0"),

@@ -8,6 +8,7 @@ from tests.train.checkpoint.test_checkpoint import make_state
 from train.checkpoint.folder import CheckpointFolder
 from train.config.record import read_log
 from train.evaluate import Metrics
+from train.output.model_card import as_text
 from train.output.pictures import confusion_picture
 from train.output.results import eval_results, train_results, wilson_interval
 from train.output.run_output import RunOutput
@@ -30,6 +31,10 @@ def test_rates_count_the_images_of_the_updates_that_were_done():
     results = train_results(state, Plan(10, 3, 1, 8, 42))
     assert results["train_samples_per_second"] == 5 and results["train_loss"] == 1.5 and results["epoch"] == 1.0
     assert results["train_runtime"] == 2.0 and results["saving_seconds"] == 9.0
+
+
+def test_names_that_others_wrote_are_shown_as_they_are_in_the_card():
+    assert as_text("a|b <i>x\n`q`") == r"a\|b &lt;i&gt;x \`q\`"
 
 
 def test_the_interval_of_an_evaluation_counts_its_diagonal():
