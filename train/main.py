@@ -81,7 +81,7 @@ def run(config: Config, signals: Signals) -> None:
             return
         job = build_job(config, inputs, lock)
         with job.output:
-            with explained(job.state, job.data, job.output.folder), signals.deferred():
+            with explained(job.state, job.data, job.output.folder, config.recipe), signals.deferred():
                 fit(job.state, job.data, config.recipe, job.output, should_stop)
                 job.output.wait_for_save()
             results.finish(config, job.decided, job.state, job.data, job.output, stopped=should_stop())

@@ -4,20 +4,17 @@ Later ones win: defaults, preset, the resumed run's record, file, flags. All go 
 file is checked and converted like one on the command line.
 """
 
-import difflib
-import json
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from train.config.flags import Parser, build_parser
+from train.config.flag_file import as_tokens, file_tokens
+from train.config.flags import Parser, build_parser, unknown_flags
 from train.config.presets import PRESETS, choose_preset
 from train.config.record import check_output_dir, find_run, is_run, read_record
-from train.config.schema import FLAGS, OF_THE_START, SECTIONS, Config
+from train.config.schema import FLAGS, IMPORTS_CODE, OF_THE_START, SECTIONS, Config
 from train.distributed.env import is_restart, may_restart
 from train.errors import ConfigError
 from train.system import hub
@@ -29,7 +26,10 @@ def parse(argv: Sequence[str]) -> Config:
     Raises:
         ConfigError: an unknown flag, a wrong value, or a file that cannot be read.
     """
-    tokens = _file_tokens(argv[0]) + list(argv[1:]) if argv and not argv[0].startswith("-") else list(argv)
+    typed, from_file = list(argv), []
+    if argv and not argv[0].startswith("-"):
+        typed, from_file = list(argv[1:]), file_tokens(argv[0])
+    tokens = from_file + typed
     if dashes := [token for token in tokens if token == "--" or token.endswith("=--")]:
         raise ConfigError(f"{dashes[0]}: -- has no meaning here")  # argparse would make an empty list of it
     tokens = list(map(_spelled, tokens))
@@ -42,14 +42,12 @@ def parse(argv: Sequence[str]) -> Config:
     asked = _values(parser, tokens)  # for the preset and the record, whose values are then the defaults
 
     record = find_run(asked.output_dir, asked.resume_from_checkpoint, asked.dataset)
-    stored = read_record(record)["config"] if record else {}
+    stored = _stored(parser, record) if record else {}
     if stored and "preset" not in named:
         preset, reason = stored["preset"], f"as recorded in {record.parent}, which is continued"
     else:
         preset, reason = choose_preset(asked.preset, named, asked.cache_dir)
-    if preset not in PRESETS:
-        raise ConfigError(f"{record.parent}: was started from Python; run that program again to continue it")
-    remembered = {name: value for name, value in stored.items() if name not in OF_THE_START and value is not None}
+    remembered = {name: value for name, value in stored.items() if name not in OF_THE_START}
     defaults = PRESETS[preset] | remembered
     parser.set_defaults(**defaults)
     values = vars(_values(parser, tokens))
@@ -57,6 +55,7 @@ def parse(argv: Sequence[str]) -> Config:
     run.preset = preset
     if record and run.output_dir is None:
         run.output_dir = str(record.parent)
+    _refuse_code(values, vars(_values(build_parser(), list(map(_spelled, typed)))), record or (argv or [""])[0])
     config = Config(run, data, model, recipe, reason, sorted(named))
     _check_together(config)
     return config
@@ -90,23 +89,33 @@ def _check_together(config: Config) -> None:
     check_output_dir(config.run.output_dir, resuming and is_run(config.run.output_dir))
 
 
+def _stored(parser: Parser, record: Path) -> dict[str, Any]:
+    """The flags in the record of a run, each checked and converted like one on the command line."""
+    stored = {name: value for name, value in read_record(record)["config"].items() if value is not None}
+    preset = stored.pop("preset", None)
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise ConfigError(f"{record.parent}: was started from Python; run that program again to continue it")
+    try:
+        values = vars(_values(parser, as_tokens(stored)))
+    except ConfigError as error:
+        raise ConfigError(f"{record}: {error}") from error
+    return {name: values[name] for name in stored} | {"preset": preset}
+
+
+def _refuse_code(values: dict[str, Any], typed: dict[str, Any], source: Path | str) -> None:
+    """A class to import must stand on the command line: a record or a file may come from somebody else."""
+    for name in IMPORTS_CODE:
+        if ":" in values[name] and typed[name] != values[name]:
+            raise ConfigError(
+                f"{source}: names code to import, {values[name]}; if you trust it, add --{name} {values[name]}"
+            )
+
+
 def _values(parser: Parser, tokens: list[str]) -> Namespace:
     values, unknown = parser.parse_known_args(tokens)
     if unknown:
-        raise ConfigError("; ".join(_unknown(unknown)))
+        raise ConfigError("; ".join(unknown_flags(unknown)))
     return values
-
-
-def _unknown(tokens: list[str]) -> Iterator[str]:
-    """What is wrong with tokens that belong to no flag; the value of an unknown flag is not counted again."""
-    value_of_unknown = False
-    for token in tokens:
-        if token.startswith("--"):
-            close = difflib.get_close_matches(token.split("=")[0].lstrip("-"), FLAGS, n=1)
-            yield f"{token}: no such flag; {f'did you mean --{close[0]}?' if close else '--help lists every flag'}"
-        elif not value_of_unknown:
-            yield f"{token}: belongs to no flag; flags begin with --"
-        value_of_unknown = token.startswith("--") and "=" not in token
 
 
 def _spelled(token: str) -> str:
@@ -127,29 +136,3 @@ def _value(tokens: list[str], name: str) -> str:
         if flag == f"--{name}":
             return value or following
     return ""
-
-
-def _file_tokens(path: str) -> list[str]:
-    """A YAML or JSON file of flag names and values, as command-line tokens."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:  # a ValueError for a name with a zero byte
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"{path!r}: cannot be read: {reason}; flags begin with --") from error
-    try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: must hold lines of the form `learning_rate: 3e-5`")
-    if unknown := list(_unknown([f"--{name}" for name in content if name not in FLAGS])):
-        raise ConfigError(f"{path}: {'; '.join(unknown)}")
-    tokens = []
-    for name, value in content.items():
-        if value is not None:  # null is "not given", as in the record of a run
-            tokens.append(f"--{name}={_as_text(value)}")
-    return tokens
-
-
-def _as_text(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, dict | list) else str(value)

@@ -1,8 +1,10 @@
 """From the documented fields of the configuration to argparse, and a help that one can read."""
 
 import argparse
+import difflib
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import Field, fields
 from typing import Any, NoReturn
 
@@ -81,3 +83,15 @@ def _boolean(text: str) -> bool:
     if text.lower() not in known:
         raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
     return known[text.lower()]
+
+
+def unknown_flags(tokens: list[str]) -> Iterator[str]:
+    """What is wrong with tokens that belong to no flag; the value of an unknown flag is not counted again."""
+    value_of_unknown = False
+    for token in tokens:
+        if token.startswith("--"):
+            close = difflib.get_close_matches(token.split("=")[0].lstrip("-"), FLAGS, n=1)
+            yield f"{token}: no such flag; {f'did you mean --{close[0]}?' if close else '--help lists every flag'}"
+        elif not value_of_unknown:
+            yield f"{token}: belongs to no flag; flags begin with --"
+        value_of_unknown = token.startswith("--") and "=" not in token

@@ -213,6 +213,8 @@ class Config:
 
 SECTIONS = (RunConfig, DataConfig, ModelConfig, RecipeConfig)
 FLAGS = {item.name: item for section in SECTIONS for item in fields(section)}
+# Flags whose value may name code, as package.module:Class: only the command line is trusted with that.
+IMPORTS_CODE = ("optim", "lr_scheduler_type")
 # Flags of one start of the program, not of the run: a resume neither inherits nor compares them.
 OF_THE_START = (
     "output_dir",

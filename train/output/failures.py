@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from data import shortened
 from data.loading.workers import WorkerError
 from data.pipeline import DataPipeline
+from train.config.schema import RecipeConfig
 from train.distributed.collectives import all_gather
 from train.distributed.process_group import is_lost_peer, kill_stopped_siblings
 from train.errors import ConfigError, NonFiniteError, RunError
@@ -20,15 +21,16 @@ MOST_NAMED = 8
 
 
 @contextlib.contextmanager
-def explained(state: TrainState, data: DataPipeline, folder: Path) -> Iterator[None]:
+def explained(state: TrainState, data: DataPipeline, folder: Path, recipe: RecipeConfig) -> Iterator[None]:
     """Turn failures of `fit` that a person can mend into ConfigError (what was given) or RunError (the machine).
 
     Args:
         state: knows how far the run has come.
         data: knows which images a bad update had.
         folder: of the run, whose checkpoints are intact whatever happened.
+        recipe: for the command that continues it.
     """
-    again = f"continue with: {resume_command(folder)}"
+    again = f"continue with: {resume_command(folder, recipe)}"
     try:
         yield
     except NonFiniteError as error:

@@ -15,7 +15,7 @@ from train.checkpoint.best import evaluations, keep_sound_best
 from train.checkpoint.manifest import MODEL_FILES, read_manifest
 from train.checkpoint.resume import FREE
 from train.config.record import read_log
-from train.config.schema import FLAGS, Config, RecipeConfig
+from train.config.schema import FLAGS, IMPORTS_CODE, Config, RecipeConfig
 from train.distributed.collectives import on_rank_zero
 from train.distributed.env import rank
 from train.distributed.parallel import shard
@@ -50,7 +50,8 @@ def finish(
     if rank() == 0:
         write_trainer_state(folder, state, plan, config.recipe)
     if stopped or state.step < plan.total_updates:
-        say(f"stopped after update {state.step} of {plan.total_updates}; to continue: {resume_command(folder)}")
+        again = resume_command(folder, config.recipe)
+        say(f"stopped after update {state.step} of {plan.total_updates}; to continue: {again}")
         return
     if state.best.step is None:
         raise RunError(why_no_best(folder, state))
@@ -108,9 +109,13 @@ def per_class_table(metrics: Metrics) -> str:
     return "\n".join(lines)
 
 
-def resume_command(folder: Path) -> str:
-    """What to type to continue the run in `folder`."""
-    return f"plainloop train --output_dir {shlex.quote(str(folder))} --resume_from_checkpoint auto"
+def resume_command(folder: Path, recipe: RecipeConfig) -> str:
+    """What to type to continue the run in `folder`; with the classes to import, which a record is not trusted with."""
+    command = ["plainloop", "train", "--output_dir", str(folder), "--resume_from_checkpoint", "auto"]
+    for name in IMPORTS_CODE:
+        if ":" in getattr(recipe, name):
+            command += [f"--{name}", getattr(recipe, name)]
+    return shlex.join(command)
 
 
 def why_no_best(folder: Path, state: TrainState) -> str:

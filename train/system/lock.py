@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import weakref
 from pathlib import Path
 from typing import Self
 
@@ -9,11 +10,16 @@ from train.errors import ConfigError
 
 
 class Lock:
-    """One writer per run folder, for the length of a `with` block; the kernel releases it when the process dies."""
+    """One writer per run folder, for the length of a `with` block; the kernel releases it when the process dies.
+
+    The kernel counts copies of the descriptor, and a forked worker has one: it closes it at once, or a worker that
+    outlives a killed run would keep the folder locked.
+    """
 
     def __init__(self) -> None:
         """Start without any folder."""
         self._descriptors: dict[Path, int] = {}
+        _LOCKS.add(self)
 
     def __enter__(self) -> Self:
         """Lock nothing until `take`."""
@@ -45,3 +51,12 @@ class Lock:
                 f"--output_dir {folder}: another process is writing in it; wait, or name another"
             ) from error
         self._descriptors[folder.resolve()] = descriptor
+
+
+def _let_go() -> None:
+    for lock in _LOCKS:
+        lock.__exit__()
+
+
+_LOCKS: weakref.WeakSet[Lock] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_let_go)
