@@ -13,6 +13,7 @@ from train.config.schema import Config
 from train.distributed.env import rank, world_size
 from train.errors import ConfigError, LostProcessError, RunError
 from train.system.signals import Interrupted, Signals
+from train.system.streams import tolerant_streams
 
 if TYPE_CHECKING:
     from train.precision import Precision
@@ -24,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done. 1: the run failed. 2: something it was given cannot be used. 130, 143: stopped by Ctrl-C, SIGTERM.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
-    with Signals() as signals:
+    with tolerant_streams(), Signals() as signals:
         try:
             with parsed(arguments) as config:
                 run(config, signals)

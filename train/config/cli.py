@@ -32,6 +32,8 @@ def parse(argv: Sequence[str]) -> Config:
     tokens = from_file + typed
     if dashes := [token for token in tokens if token == "--" or token.endswith("=--")]:
         raise ConfigError(f"{dashes[0]}: -- has no meaning here")  # argparse would make an empty list of it
+    if strange := [token for token in tokens if not _is_utf8(token)]:
+        raise ConfigError(f"{strange[0]!a}: is not UTF-8, as this terminal passes it; set PYTHONUTF8=1, or rename it")
     tokens = list(map(_spelled, tokens))
     named = {token[2:].split("=")[0] for token in tokens if token.startswith("--")}
     if is_restart() and "resume_from_checkpoint" not in named:
@@ -128,6 +130,15 @@ def _spelled(token: str) -> str:
     if name not in FLAGS and positive in FLAGS and isinstance(FLAGS[positive].default, bool) and not equals:
         return f"--{positive}=false"
     return f"--{name}{equals}{value}"
+
+
+def _is_utf8(text: str) -> bool:
+    """False for a path of other bytes, which Python passes on as lone surrogates and no file of a run could hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _value(tokens: list[str], name: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,9 @@ def print_evaluation(loaded: LoadedModel, data: DataPipeline, precision: Precisi
         raise ConfigError("--eval_only: the model was not trained on these classes; name one that was with --model")
     metrics = evaluate(loaded.model, data.validation_batches(), precision, data.label_names)
     if rank() == 0:
-        print(json.dumps(eval_results(metrics), indent=2))
+        print(json.dumps(eval_results(metrics), indent=2), flush=True)
+        if failure := getattr(sys.stdout, "failure", None):
+            raise RunError(f"--eval_only: the metrics cannot be written: {failure}")
 
 
 def wilson_interval(correct: int, total: int, z: float = 1.96) -> tuple[float, float]:
