@@ -14,7 +14,7 @@ TRAIN = [
     *("errors", "distributed", "optimizers", "system", "config", "loss", "precision", "evaluate", "optim", "state"),
     *("checkpoint", "output", "loop", "setup", "main", "commands"),
 ]
-DATA = ["seeds", "files", "cores", "plan", "reading", "cache", "loading", "sources", "pipeline"]
+DATA = ["addresses", "seeds", "files", "cores", "plan", "reading", "cache", "loading", "sources", "pipeline"]
 
 
 def modules(package):

@@ -13,7 +13,7 @@ from train.config.schema import Config
 from train.distributed.env import rank, world_size
 from train.errors import ConfigError, LostProcessError, RunError
 from train.system.signals import Interrupted, Signals
-from train.system.streams import tolerant_streams
+from train.system.streams import printable, tolerant_streams
 
 if TYPE_CHECKING:
     from train.precision import Precision
@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if "--debug" in arguments:
                 raise
             who = f"rank {rank()}: error:" if rank() else "error:"
-            print(who, " ".join(str(error).split()), file=sys.stderr)  # one line, even if a library's text has more
+            text = " ".join(str(error).split())  # one line, even if a library's text has more
+            print(who, printable(text), file=sys.stderr)
             return 1 if isinstance(error, RunError) else 2
         except Interrupted as interrupted:
             print(f"stopped by {interrupted}", file=sys.stderr)

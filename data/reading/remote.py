@@ -15,6 +15,7 @@ import fsspec
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from data import DataError
+from data.addresses import secret_in, shown
 
 T = TypeVar("T")
 TRIES, PAUSE = 4, 0.5  # seconds, doubled after each try
@@ -37,7 +38,7 @@ def list_remote(dataset: str) -> tuple[str, dict[str, list[str]]]:
     Raises:
         DataError: the address contains credentials, does not exist, may not be read, or holds no images.
     """
-    _refuse_credentials(dataset)
+    _refuse_secrets(dataset)
     try:
         system, root = fsspec.core.url_to_fs(dataset)
         # A web server lists no folders, so there the address names the file.
@@ -95,13 +96,11 @@ def explain(error: Exception, dataset: str) -> str:
     return f"cannot be read: {text}"
 
 
-def _refuse_credentials(dataset: str) -> None:
-    parts = urlsplit(dataset)
-    if "@" in parts.netloc or parts.query:
-        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+def _refuse_secrets(dataset: str) -> None:
+    if found := secret_in(dataset):
         raise DataError(
-            f"--dataset {shown}: the address contains a user, password or signature, which would end up in logs"
-            " and records; pass them through the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            f"--dataset {shown(dataset)}: the address contains a {found}, which would end up in logs and records; pass"
+            " credentials through the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
 
 

@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from data.addresses import secret_in, shown
 from train.config.flag_file import as_tokens, file_tokens
 from train.config.flags import Parser, build_parser, unknown_flags
 from train.config.presets import PRESETS, choose_preset
@@ -34,6 +35,7 @@ def parse(argv: Sequence[str]) -> Config:
         raise ConfigError(f"{dashes[0]}: -- has no meaning here")  # argparse would make an empty list of it
     if strange := [token for token in tokens if not _is_utf8(token)]:
         raise ConfigError(f"{strange[0]!a}: is not UTF-8, as this terminal passes it; set PYTHONUTF8=1, or rename it")
+    _refuse_secrets(tokens)
     tokens = list(map(_spelled, tokens))
     named = {token[2:].split("=")[0] for token in tokens if token.startswith("--")}
     if is_restart() and "resume_from_checkpoint" not in named:
@@ -97,11 +99,22 @@ def _stored(parser: Parser, record: Path) -> dict[str, Any]:
     preset = stored.pop("preset", None)
     if not isinstance(preset, str) or preset not in PRESETS:
         raise ConfigError(f"{record.parent}: was started from Python; run that program again to continue it")
+    _refuse_secrets(as_tokens(stored))
     try:
         values = vars(_values(parser, as_tokens(stored)))
     except ConfigError as error:
         raise ConfigError(f"{record}: {error}") from error
     return {name: values[name] for name in stored} | {"preset": preset}
+
+
+def _refuse_secrets(tokens: list[str]) -> None:
+    """Before anything is printed or recorded."""
+    for token in tokens:
+        if found := secret_in(token):
+            raise ConfigError(
+                f"{shown(token)}: the address contains a {found}, which would end up in logs and records; pass"
+                " credentials through the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
 
 
 def _refuse_code(values: dict[str, Any], typed: dict[str, Any], source: Path | str) -> None:

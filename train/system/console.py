@@ -5,10 +5,11 @@ import sys
 from tqdm import tqdm
 
 from train.distributed.env import rank
+from train.system.streams import printable
 
 
 def say(text: str) -> None:
     """Print one line above the progress bar; in several processes only rank 0 prints."""
     if rank() == 0:
-        tqdm.write(text)
+        tqdm.write(printable(text))
         sys.stdout.flush()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.running import ROOT, run_here
+from train.system.streams import printable
 
 TRAIN = f"{sys.executable} -m train.main"
 RUN = f"{TRAIN} --preset debug --max_steps 4 --output_dir"
@@ -57,3 +58,7 @@ def test_metrics_that_cannot_be_written_are_an_error(tmp_path):
     assert run_here("--preset", "debug", "--max_steps", 2, "--output_dir", tmp_path / "run") == 0
     done = shell(f"{TRAIN} --preset debug --model run --eval_only > /dev/full", tmp_path)
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: --eval_only: the metrics cannot be")
+
+
+def test_names_that_others_wrote_cannot_steer_the_terminal():
+    assert printable("a\x1b[2Jb\x07\u202ec\r\x9b d\té鉄😀\n") == r"a\x1b[2Jb\x07\u202ec\r\x9b d" + "\té鉄😀\n"

@@ -1,0 +1,34 @@
+"""Addresses such as s3://bucket/folder, which are printed and recorded, and so must hold no secret."""
+
+import re
+from urllib.parse import urlsplit
+
+
+def secret_in(address: str) -> str | None:
+    """Which part of an address may be a secret: a user, a password or a signature; None if it has none.
+
+    Every link of a chain (`simplecache::s3://...`) is looked at. Text without `://` is a path or a name.
+    """
+    for link in address.split("::"):
+        if "://" not in link:
+            continue
+        scheme, _, rest = link.partition("://")
+        host = re.split(r"[/?#]", rest, maxsplit=1)[0]
+        # A password may hold a slash, so that its first half looks like a host with a port that is no number.
+        if "@" in host or re.search(r":(?!\d*$)", host):
+            return "user or password"
+        if scheme != "hf" and re.match(r"[^/]*:[^@]*@", rest):
+            return "user or password"
+        if "?" in rest or "#" in rest:
+            return "signature or other query"
+    return None
+
+
+def shown(address: str) -> str:
+    """An address for a message, with nothing in it but its protocols and its host."""
+    links = []
+    for link in address.split("::"):
+        host = urlsplit(link).hostname if re.fullmatch(r"[\w+.-]+://[\w.-]*(:\d+)?(/.*)?", link, re.DOTALL) else None
+        plain = link if re.fullmatch(r"[\w-]*", link) else "..."  # the name of a protocol, or the rest of a strange one
+        links.append(f"{link.partition('://')[0]}://{host or ''}..." if "://" in link else plain)
+    return "::".join(links)
