@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from data import DataError
 from models import ModelError
 from train.config.schema import Config
-from train.distributed.env import rank, world_size
+from train.distributed.env import check_environment, rank, world_size
 from train.errors import ConfigError, LostProcessError, RunError
 from train.system.signals import Interrupted, Signals
 from train.system.streams import printable, tolerant_streams
@@ -49,6 +49,7 @@ def parsed(arguments: list[str]) -> Iterator[Config]:
     """The configuration. Under torchrun rank 0 parses it, and all processes are connected while the block runs."""
     from train.config.cli import parse
 
+    check_environment()
     if world_size() == 1:
         yield parse(arguments)  # before torch is imported: a mistyped flag should not take seconds
         return

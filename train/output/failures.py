@@ -41,12 +41,12 @@ def explained(state: TrainState, data: DataPipeline, folder: Path, recipe: Recip
         ) from error
     except WorkerError as error:
         raise RunError(f"update {state.step + 1}: {error}; {again}") from error
-    except torch.OutOfMemoryError as error:
-        raise RunError(
-            "the device is out of memory: halve --per_device_train_batch_size and double --gradient_accumulation_steps,"
-            " which trains the same"
-        ) from error
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise RunError(
+                "out of memory: halve --per_device_train_batch_size and double --gradient_accumulation_steps, which"
+                f" trains the same; {again}"
+            ) from error
         if not is_lost_peer(error):
             raise
         kill_stopped_siblings()
@@ -56,3 +56,8 @@ def explained(state: TrainState, data: DataPipeline, folder: Path, recipe: Recip
         ) from error
     except (OSError, SafetensorError) as error:
         raise RunError(f"cannot write in {folder}: {getattr(error, 'strerror', None) or error}; {again}") from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, of the device or of the CPU, for which torch has no class of its own."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

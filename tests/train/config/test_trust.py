@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.running import run_here
+from tests.running import run_here, run_process
 from train.config.cli import parse
 from train.errors import ConfigError
 from train.system.lock import Lock
@@ -110,6 +110,20 @@ def test_values_in_a_file_are_what_is_written(tmp_path):
     config = parse([str(tmp_path / "flags.yaml")])
     assert (config.run.torch_compile, config.run.seed, config.model.model) == ("off", 10, "2026-01-01")
     assert config.run.fsdp is False
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"WORLD_SIZE": "foo", "MASTER_ADDR": "localhost"}, "WORLD_SIZE='foo' in the environment: must be a number"),
+        ({"TORCHELASTIC_RESTART_COUNT": "-1"}, "must be a number"),
+        ({"PYTHONOPTIMIZE": "2"}, "PYTHONOPTIMIZE=2 (python -OO) is not supported"),
+    ],
+    ids=["WORLD_SIZE", "restarts", "OO"],
+)
+def test_an_environment_in_which_nothing_can_run_is_one_line(environment, said):
+    done = run_process("--preset", "debug", env=environment)
+    assert done.returncode == 2 and said in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_forked_worker_does_not_keep_the_folder_locked(tmp_path):
