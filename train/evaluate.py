@@ -24,7 +24,7 @@ from train.precision import Precision
 
 @dataclass(frozen=True)
 class Metrics:
-    """What one evaluation found. Rates are 0..1, the loss is cross-entropy in nats per image."""
+    """What one evaluation found. The loss is cross-entropy in nats per image; all others are 0..1."""
 
     values: dict[str, float]  # loss, accuracy, f1_macro, ..., f1/CLASS
     confusion: list[list[int]]  # [true class][predicted class], images
@@ -33,8 +33,8 @@ class Metrics:
 
     def logged(self) -> dict[str, float]:
         """With the names and the timings that the Trainer logs."""
-        rates = {"runtime": self.seconds, "samples_per_second": self.samples / self.seconds}
-        return {f"eval_{name}": value for name, value in (self.values | rates).items()}
+        timings = {"runtime": self.seconds, "samples_per_second": self.samples / self.seconds}
+        return {f"eval_{name}": value for name, value in (self.values | timings).items()}
 
 
 @torch.inference_mode()
@@ -44,20 +44,20 @@ def evaluate(
     precision: Precision,
     label_names: list[str],
 ) -> Metrics:
-    """Evaluate `model` on every image of `batches` once, under the same autocast as training.
+    """Evaluate `model` on every image of `batches` once, under the same autocast as training. All processes call it.
 
     How the images are batched changes at most the last bits of the loss. The label -100 marks an image to ignore.
 
     Args:
         model: uint8 images [n, 3, h, w] -> logits [n, classes]; returned to the mode (train or eval) it was in.
         batches: on the model's device.
-        precision: autocast.
-        label_names: of the classes, by index.
+        precision: its autocast and its device.
+        label_names: by the index of the class.
     """
     started, was_training = time.perf_counter(), model.training
     counts = _count_metrics(len(label_names)).to(precision.device)
     loss_sum = torch.zeros((), dtype=_widest(precision.device), device=precision.device)
-    # An empty tensor first, because of a small split a process may get no batch.
+    # An empty tensor first: of a small split, a process may get no batch.
     predictions = [torch.empty(0, dtype=torch.int64, device=precision.device)]
     labels = [torch.empty(0, dtype=torch.int64, device=precision.device)]
     model.eval()
@@ -80,7 +80,7 @@ def evaluate(
 
 
 def _count_metrics(classes: int) -> MetricCollection:
-    """All from the same integer counts of hits and misses by class (compute groups count once)."""
+    """All from the same integer counts of hits and misses by class (which a collection counts only once)."""
     options = {"num_classes": classes, "ignore_index": IGNORED, "validate_args": False}
     return MetricCollection(
         {

@@ -62,7 +62,7 @@ def parsed(arguments: list[str]) -> Iterator[Config]:
 def run(config: Config, signals: Signals) -> None:
     """Build what the configuration asks for, train, and report."""
     gc.disable()  # while importing: it would walk through a million new objects again and again, for a second or more
-    precision = judge(config)
+    precision = check_early(config)
     # Imported only now: these take seconds, and a mistyped flag should not.
     from train.distributed.collectives import all_reduce_max
     from train.loop import fit
@@ -84,6 +84,7 @@ def run(config: Config, signals: Signals) -> None:
             return
         job = build_job(config, inputs, lock)
         with job.output:
+            # What a person can mend, such as NaN, memory or a full disk, becomes one line that says how.
             with explained(job.state, job.data, job.output.folder, config.recipe), signals.deferred():
                 fit(job.state, job.data, config.recipe, job.output, should_stop)
                 job.output.wait_for_save()
@@ -91,8 +92,8 @@ def run(config: Config, signals: Signals) -> None:
         signals.raise_received()
 
 
-def judge(config: Config) -> "Precision":
-    """Refuse what can be refused before data and model are touched, print what was decided, and set up the device."""
+def check_early(config: Config) -> "Precision":
+    """Refuse bad flags before anything slow is loaded, print what was decided, and set up the device."""
     from train.config.checks import check_flags, try_out
 
     notes = check_flags(config)

@@ -31,17 +31,15 @@ def build_schedule(optimizer: torch.optim.Optimizer, recipe: RecipeConfig, total
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: what decays, and the biases and LayerNorms that do not. Every parameter is in exactly one."""
-    spared = {
+    """As in the Trainer: all parameters decay but biases and LayerNorms. So position embeddings and BatchNorm do."""
+    not_decayed = {
         f"{prefix}.{name}" if prefix else name
         for prefix, module in model.named_modules()
         for name, _ in module.named_parameters(recurse=False)
         if name == "bias" or isinstance(module, nn.LayerNorm)
     }
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    decayed = [parameter for name, parameter in trained.items() if name not in spared]
-    others = [parameter for name, parameter in trained.items() if name in spared]
-    if len(decayed) + len(others) != len(trained):
-        raise AssertionError("a parameter is in no group, or in two")
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    decayed = [parameter for name, parameter in trained.items() if name not in not_decayed]
+    rest = [parameter for name, parameter in trained.items() if name in not_decayed]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]

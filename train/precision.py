@@ -20,7 +20,8 @@ class Precision:
     """How numbers are computed on one device. Parameters stay `dtype`; autocast narrows what can be narrowed.
 
     Whether an update was finite is recorded on the device, because reading it at once would make the CPU wait for the
-    GPU. From the first bad update on all are refused, so the weights stay as they were before it until someone asks.
+    GPU. After the first bad update every later one is skipped too, so that the weights are still those from before it
+    when `raise_if_not_finite` reports it.
     """
 
     name: str  # fp32, bf16, fp16 or fp64
@@ -29,10 +30,10 @@ class Precision:
     scaler: torch.amp.GradScaler = field(init=False)
     refused: torch.Tensor = field(init=False)  # number of updates refused: the first bad one and all after it
     first_bad: torch.Tensor = field(init=False)  # loss and gradient norm of the first bad one
-    _known_scale: float | None = field(default=None, init=False)  # as last read, so that it is read once per update
+    _known_scale: float | None = field(default=None, init=False)  # cached: get_scale() waits for the GPU
 
     def __post_init__(self) -> None:
-        """Enable the scaler for fp16 only, whose smallest gradients would become zero; disabled it does nothing."""
+        """Scale the loss in fp16 only, whose smallest gradients would become zero. A disabled scaler does nothing."""
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
         self.refused = torch.zeros((), dtype=torch.int64, device=self.device)
         self.first_bad = torch.zeros(2, dtype=self.dtype, device=self.device)
@@ -50,7 +51,7 @@ class Precision:
 
     @property
     def checks_every_update(self) -> bool:
-        """Whether each update is checked at once: on a CPU that is free, and in fp16 the schedule depends on it."""
+        """Whether each update is checked at once: cheap but on CUDA, and in fp16 the schedule depends on it."""
         return self.device.type != "cuda" or self.scaler.is_enabled()
 
     def step(self, optimizer: torch.optim.Optimizer, loss: torch.Tensor, grad_norm: torch.Tensor) -> bool:
@@ -61,10 +62,10 @@ class Precision:
             for NaN or infinity is not reported here but by `raise_if_not_finite`.
         """
         if not self.scaler.is_enabled():
-            self._judge(loss, grad_norm)
+            self._record(loss, grad_norm)
             self._step_unless_refused(optimizer)
             return True
-        self._judge(loss, torch.zeros_like(loss))  # the scaler itself judges the gradients
+        self._record(loss, torch.zeros_like(loss))  # inf gradients are normal here, and the scaler skips them
         scale = self._known_scale or self.scaler.get_scale()
         self.scaler.step(optimizer)
         self.scaler.update()
@@ -80,9 +81,10 @@ class Precision:
         if count := int(self.refused):
             loss, grad_norm = self.first_bad
             name, value = ("loss", loss) if not torch.isfinite(loss) else ("gradient norm", grad_norm)
-            raise NonFiniteError(f"the {name} is {value.item()}", update - count + 1)
+            first = update - count + 1  # every update after the first bad one was refused too
+            raise NonFiniteError(f"the {name} is {value.item()}", first)
 
-    def _judge(self, loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
+    def _record(self, loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
         numbers = torch.stack([loss, grad_norm])
         self.first_bad = torch.where(self.refused > 0, self.first_bad, numbers)
         self.refused += (self.refused > 0) | ~torch.isfinite(numbers).all()
@@ -116,7 +118,7 @@ def choose_compute(run: RunConfig) -> Precision:
     if run.fsdp:
         name, reason = _for_shards(name, reason, run)
     if run.tf32 and device.type != "cuda":
-        raise ConfigError(f"--tf32 true: is a mode of CUDA's matrix units, and this is {device}")
+        raise ConfigError(f"--tf32 true: needs a CUDA device; this is {device}")
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high" if run.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = run.tf32  # torch's own default is yes, for convolutions only
@@ -127,9 +129,9 @@ def choose_compute(run: RunConfig) -> Precision:
 
 def _for_shards(name: str, reason: str, run: RunConfig) -> tuple[str, str]:
     if world_size() == 1:
-        raise ConfigError("--fsdp true: shards over several processes; start them with torchrun --nproc-per-node=N")
+        raise ConfigError("--fsdp true: needs several processes; start them with torchrun --nproc-per-node=N")
     if run.torch_compile == "on":
-        raise ConfigError("--torch_compile on: does not work on a sharded model; drop it, or --fsdp")
+        raise ConfigError("--torch_compile on: does not work with --fsdp; leave out one of them")
     if name != "fp16":
         return name, reason
     if run.precision == "fp16":

@@ -1,4 +1,4 @@
-"""Everything that training changes, in one object: what a checkpoint saves and a resume restores."""
+"""What a checkpoint saves and a resume restores, with the loss and the precision that the loop needs beside it."""
 
 import contextlib
 import math
@@ -14,7 +14,7 @@ from train.loss import LossSum, cross_entropy_sum
 from train.optimizers.schedules import Schedule
 from train.precision import Precision
 
-PARTS = ("data", "compute", "evaluation", "saving")  # where the time of a run goes
+PARTS = ("data", "compute", "evaluation", "saving")  # of every update; a run records the seconds of each
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Best:
 
 @dataclass
 class TrainState:
-    """Model, optimizer, schedule, scaler and counters. No generator state: seeds are a function of the step."""
+    """Model, optimizer, schedule, scaler and counters. No RNG state: each update is seeded from its number."""
 
     raw_model: nn.Module  # what is saved and evaluated
     optimizer: torch.optim.Optimizer
@@ -50,7 +50,7 @@ class TrainState:
     skipped: int = 0  # updates that the scaler skipped after an fp16 overflow
     losses_since_log: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
-    loss_since_log: torch.Tensor = field(init=False)  # sums on the device: reading them would wait for it
+    loss_since_log: torch.Tensor = field(init=False)  # sum; on the device, because .item() would make the CPU wait
     loss_total: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:

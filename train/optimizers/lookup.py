@@ -36,8 +36,6 @@ def optimizer_by_name(
     options = check_optimizer(name, arguments, weight_decay)
     owner, takes = optimizer_parameters(name)
     cls = import_class("optim", name) if ":" in name else getattr(torch.optim, owner)
-    if not issubclass(cls, torch.optim.Optimizer):
-        raise ConfigError(f"--optim {name}: is not a torch.optim.Optimizer")
     if "weight_decay" not in takes:
         groups = [{"params": group["params"]} for group in groups]
     if cls is getattr(torch.optim, "Muon", None):

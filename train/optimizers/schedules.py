@@ -94,8 +94,6 @@ def schedule_by_name(
             scheduler = get_scheduler(owner, optimizer, warmup, total_updates, options)
         else:
             cls = import_class("lr_scheduler_type", name) if ":" in name else getattr(lr_scheduler, owner)
-            if not issubclass(cls, LRScheduler):
-                raise ConfigError(f"--lr_scheduler_type {name}: is not a torch.optim.lr_scheduler.LRScheduler")
             given = _run_length(takes, total_updates) | _peak(takes, optimizer.param_groups[0]["lr"])
             scheduler = cls(optimizer, **(given | options))
     return Schedule(scheduler, _depends_on_length(owner, takes, options, warmup_steps))

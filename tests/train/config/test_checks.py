@@ -22,22 +22,27 @@ WRONG = [
     (("--lr_scheduler_kwargs", "num_cycles=2"), "num_cycles is not taken by linear"),
     (("--lr_scheduler_type", "OneCycleLR", "--warmup_steps", "5"), "--warmup_steps 5: OneCycleLR has no warm-up"),
     (("--lr_scheduler_type", "StepLR"), "--lr_scheduler_type StepLR: needs --lr_scheduler_kwargs step_size=..."),
-    (("--lr_scheduler_type", "StepLR", "--lr_scheduler_kwargs", "step_size=0"), "ZeroDivisionError"),
-    (("--lr_scheduler_type", "OneCycleLR", "--lr_scheduler_kwargs", "total_steps=3", "--max_steps", "6"), "step 4"),
-    (("--lr_scheduler_type", "ReduceLROnPlateau", "--lr_scheduler_kwargs", "patience=a"), "ReduceLROnPlateau: TypeErr"),
-    (("--lr_scheduler_type", "pathlib:Path"), "is not a torch.optim.lr_scheduler.LRScheduler"),
+    (("--lr_scheduler_type", "pathlib:Path"), "is not a torch.optim.LRScheduler"),
     (("--optim", "torch.optim:SparseAdam"), "takes sparse gradients only"),
-    (("--optim_args", "differentiable=true"), "--optim adamw: RuntimeError"),
     (("--seed", "99999999999999999999999"), "must be below 2**62"),
     (("--num_train_epochs", "1e308"), "must be at most 1,000,000"),
     (("--metric_for_best_model", "acuracy"), "--metric_for_best_model acuracy: no such metric"),
     (("--precision", "fp16", "--device", "cpu"), "--precision fp16: needs a CUDA device"),
     (("--device", "cuda:99"), "--device cuda:99: cannot be used here"),
-    (("--tf32", "--device", "cpu"), "--tf32 true: is a mode of CUDA"),
-    (("--fsdp",), "--fsdp true: shards over several processes"),
+    (("--tf32", "--device", "cpu"), "--tf32 true: needs a CUDA device"),
+    (("--fsdp",), "--fsdp true: needs several processes"),
     (("--dataloader_num_workers", "-2"), "must be auto, or a number of at least 0"),
     (("--learning_rate", "0"), "--learning_rate 0.0: must be finite and more than 0"),
     (("--learning-rat", "1", "--bach", "4", "--optim", "sgd"), "--learning_rate?; --bach: no such flag"),
+]
+
+
+# Found only by building and stepping, which imports more of torch; still before the data are read.
+TRIED = [
+    (("--lr_scheduler_type", "StepLR", "--lr_scheduler_kwargs", "step_size=0"), "ZeroDivisionError"),
+    (("--lr_scheduler_type", "OneCycleLR", "--lr_scheduler_kwargs", "total_steps=3", "--max_steps", "6"), "step 4"),
+    (("--lr_scheduler_type", "ReduceLROnPlateau", "--lr_scheduler_kwargs", "patience=a"), "ReduceLROnPlateau: TypeErr"),
+    (("--optim_args", "differentiable=true"), "--optim adamw: RuntimeError"),
 ]
 
 
@@ -54,7 +59,7 @@ def three_thousand_images(tmp_path_factory):
     return folder / "data"
 
 
-@pytest.mark.parametrize(("flags", "said"), WRONG, ids=[" ".join(flags) for flags, _ in WRONG])
+@pytest.mark.parametrize(("flags", "said"), WRONG + TRIED, ids=[" ".join(flags) for flags, _ in WRONG + TRIED])
 def test_a_wrong_flag_is_refused_before_the_data_are_touched(flags, said, capsys):
     assert run_here("--preset", "debug", "--dataset", "nowhere/at/all", *flags) == 2
     error = capsys.readouterr().err

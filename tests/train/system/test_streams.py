@@ -26,6 +26,7 @@ def shell(command: str, folder: Path, **environment: str) -> subprocess.Complete
     )
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize(
     "output",
     ["| head -1; exit ${PIPESTATUS[0]}", ">&- 2>&- <&-", ">/dev/full"],
@@ -43,6 +44,7 @@ def test_help_into_a_pipe_that_closes_says_nothing_more(tmp_path):
     assert done.returncode == 0 and done.stderr == "" and done.stdout.startswith("usage: ")
 
 
+@pytest.mark.reliability
 def test_a_name_that_the_terminal_cannot_show_is_shown_escaped(tmp_path):
     done = shell(f"{RUN} Blätter-鉄", tmp_path, PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
@@ -54,6 +56,7 @@ def test_a_path_that_is_not_utf_8_is_refused_in_one_line(tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "is not UTF-8" in done.stderr
 
 
+@pytest.mark.reliability
 def test_metrics_that_cannot_be_written_are_an_error(tmp_path):
     assert run_here("--preset", "debug", "--max_steps", 2, "--output_dir", tmp_path / "run") == 0
     done = shell(f"{TRAIN} --preset debug --model run --eval_only > /dev/full", tmp_path)
