@@ -67,7 +67,10 @@ def _number(value: Any) -> Any:
 
 
 def _with_tuples(fresh: Document, saved: Document) -> Document:
-    """JSON makes lists of tuples such as betas; the fresh group tells which were tuples."""
+    """JSON makes lists of tuples such as betas; the fresh group tells which were tuples, and which are numbers."""
+    for name, value in fresh.items():
+        if isinstance(value, int | float) and not isinstance(saved.get(name, value), int | float):
+            raise ValueError(f"{name} is {saved[name]!r}, not a number")
     return {
         name: tuple(value) if isinstance(fresh.get(name), tuple) and name != "params" else value
         for name, value in saved.items()

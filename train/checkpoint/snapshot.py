@@ -63,16 +63,20 @@ def restore(state: TrainState, checkpoint: Path, weights_loaded: bool = False) -
         weights_loaded: the model was loaded from this very checkpoint, which need not be read again.
 
     Raises:
-        CheckpointError: the checkpoint is of another optimizer or schedule.
+        CheckpointError: the checkpoint is of another optimizer or schedule, or holds what no run writes.
     """
     document = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    try:
+        _check(document)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{checkpoint}: its {STATE} is not of a run: {error}") from error
     if not weights_loaded:
         load_full_state_dict(state.raw_model, read_weights(state.raw_model, checkpoint))
     # The schedule first: replaying it changes learning rates, which the optimizer's saved ones then replace.
     state.schedule.load_state_dict(document["scheduler"])
     try:
         unpack_optimizer(state.optimizer, load_file(checkpoint / OPTIMIZER), document["optimizer"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint}: its optimizer state does not fit: {error}") from error
     state.precision.scaler.load_state_dict(document["scaler"])
     for name in COUNTERS:
@@ -82,3 +86,23 @@ def restore(state: TrainState, checkpoint: Path, weights_loaded: bool = False) -
     state.seconds |= document["seconds"]
     state.best.value, state.best.step = document["best"]["value"], document["best"]["step"]
     return document["log_bytes"]
+
+
+def _check(document: Any) -> None:
+    """Refuse a state.json that no run wrote, whatever its manifest says: a schedule is stepped as often as it says.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: something is missing, or of another type or size.
+    """
+    best, steps = document["best"], document["scheduler"].get("steps", 0)
+    counts = [document[name] for name in COUNTERS] + [document["log_bytes"], steps]
+    numbers = [document[name] for name in LOSSES] + list(document["seconds"].values())
+    numbers += list(document["scaler"].values())
+    numbers += [best["value"]] if best["value"] is not None else []
+    counts += [best["step"]] if best["step"] is not None else []
+    if not all(type(count) is int and 0 <= count < 2**62 for count in counts):
+        raise ValueError(f"a count is no number of at least 0 in {counts}")
+    if not all(type(number) in (int, float) for number in numbers):
+        raise ValueError("a loss, a metric, a scale or a time is no number")
+    if max(steps, document["skipped"], best["step"] or 0) > document["step"]:
+        raise ValueError(f"it has more steps of something than the {document['step']} updates")

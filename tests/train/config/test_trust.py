@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import time
 import pytest
 
 from tests.running import run_here, run_process
+from train.checkpoint.manifest import read_manifest, write_manifest
 from train.config.cli import parse
 from train.errors import ConfigError
 from train.system.lock import Lock
@@ -76,6 +78,65 @@ def test_a_wrong_type_in_a_record_is_one_line(name, value, tmp_path, capsys):
     assert run_here("--output_dir", tmp_path, *AGAIN) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    assert run_here("--preset", "debug", "--stop_after", 3, "--output_dir", folder) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": "3"},
+        {"step": -1},
+        {"step": True},
+        {"step": 10**30},
+        {"skipped": 1.5},
+        {"loss_total": "much"},
+        {"loss_total": None},
+        {"best": None},
+        {"best": {"value": "x", "step": 2}},
+        {"best": {"value": 0.5, "step": "../../x"}},
+        {"best": {"value": 0.5, "step": 10**9}},
+        {"log_bytes": -5},
+        {"log_bytes": "all"},
+        {"seconds": [1]},
+        {"seconds": {"data": "long"}},
+        {"scheduler": {"steps": 10**15}},
+        {"scheduler": {"steps": "many"}},
+        {"scheduler": []},
+        {"scaler": 3},
+        {"optimizer": None},
+        {"optimizer": {"class": "AdamW", "groups": [], "scalars": {}}},
+        {"optimizer": {"class": "AdamW", "groups": [{}, {}], "scalars": {"900.step": 1}}},
+        {"optimizer": {"class": "AdamW", "groups": [{"lr": "x"}, {"lr": "x"}], "scalars": {}}},
+        None,
+        [],
+        "RemovedStep",
+    ],
+    ids=str,
+)
+def test_a_state_that_no_run_wrote_is_one_line_however_well_it_is_sealed(change, stopped, tmp_path, capsys):
+    out = shutil.copytree(stopped, tmp_path / "run", symlinks=True)
+    checkpoint = out / "checkpoint-3"
+    document = json.loads((checkpoint / "state.json").read_text())
+    if isinstance(change, dict):
+        document |= change
+    elif change == "RemovedStep":
+        del document["step"]
+    else:
+        document = change
+    (checkpoint / "state.json").write_text(json.dumps(document))
+    manifest = read_manifest(checkpoint)
+    (checkpoint / "manifest.json").unlink()
+    write_manifest(checkpoint, manifest["run_id"], manifest["step"], manifest["identity"])
+    capsys.readouterr()
+    assert run_here("--output_dir", out, *AGAIN) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and "checkpoint-3" in error
 
 
 BOMB = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
