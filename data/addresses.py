@@ -24,6 +24,16 @@ def secret_in(address: str) -> str | None:
     return None
 
 
+def refusal(address: str) -> str | None:
+    """Why an address cannot be taken, in a sentence without the secret; None if it has none."""
+    if found := secret_in(address):
+        return (
+            f"{shown(address)}: the address contains a {found}, which would end up in logs and records; pass"
+            " credentials through the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    return None
+
+
 def shown(address: str) -> str:
     """An address for a message, with nothing in it but its protocols and its host."""
     links = []

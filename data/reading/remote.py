@@ -15,7 +15,7 @@ import fsspec
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from data import DataError
-from data.addresses import secret_in, shown
+from data.addresses import refusal
 
 T = TypeVar("T")
 TRIES, PAUSE = 4, 0.5  # seconds, doubled after each try
@@ -38,7 +38,8 @@ def list_remote(dataset: str) -> tuple[str, dict[str, list[str]]]:
     Raises:
         DataError: the address contains credentials, does not exist, may not be read, or holds no images.
     """
-    _refuse_secrets(dataset)
+    if reason := refusal(dataset):
+        raise DataError(f"--dataset {reason}")
     try:
         system, root = fsspec.core.url_to_fs(dataset)
         # A web server lists no folders, so there the address names the file.
@@ -94,14 +95,6 @@ def explain(error: Exception, dataset: str) -> str:
     if isinstance(error, PermissionError) or "Credentials" in name or "credentials" in text:
         return f"access is denied ({text}); credentials come from the environment, such as AWS_ACCESS_KEY_ID, or ~/.aws"
     return f"cannot be read: {text}"
-
-
-def _refuse_secrets(dataset: str) -> None:
-    if found := secret_in(dataset):
-        raise DataError(
-            f"--dataset {shown(dataset)}: the address contains a {found}, which would end up in logs and records; pass"
-            " credentials through the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        )
 
 
 def _suffix(address: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from data.addresses import secret_in, shown
+from data.addresses import refusal
 from train.config.flag_file import as_tokens, file_tokens
 from train.config.flags import Parser, build_parser, unknown_flags
 from train.config.presets import PRESETS, choose_preset
@@ -110,11 +110,8 @@ def _stored(parser: Parser, record: Path) -> dict[str, Any]:
 def _refuse_secrets(tokens: list[str]) -> None:
     """Before anything is printed or recorded."""
     for token in tokens:
-        if found := secret_in(token):
-            raise ConfigError(
-                f"{shown(token)}: the address contains a {found}, which would end up in logs and records; pass"
-                " credentials through the environment, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            )
+        if reason := refusal(token):
+            raise ConfigError(reason)
 
 
 def _refuse_code(values: dict[str, Any], typed: dict[str, Any], source: Path | str) -> None:

@@ -11,7 +11,7 @@ from train.optimizers.signatures import Parameters, torch_optimizers, torch_sche
 
 ALIASES = {"adamw_torch": "adamw", "adamw_torch_fused": "adamw"}  # the Trainer's names for it
 UNFIT = {"LBFGS": "needs a closure", "SparseAdam": "takes sparse gradients only"}
-BASES = {"optim": "Optimizer", "lr_scheduler_type": "LRScheduler"}
+BASES = {"optim": "Optimizer", "lr_scheduler_type": "lr_scheduler.LRScheduler"}
 NEED_OBJECTS = {"SequentialLR", "ChainedScheduler", "LambdaLR", "MultiplicativeLR"}  # which no flag can hold
 SET_BY_THE_RUN = {"T_max", "total_steps", "total_iters", "max_lr", "base_lr"}  # its length, or --learning_rate
 SET_BY_THE_LOOP = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
@@ -85,7 +85,8 @@ def _find(
     if ":" in name:
         found = import_class(flag, name)
         base = BASES[flag]
-        if base not in (parent.__name__ for parent in found.__mro__):  # by name, because torch is not imported yet
+        parents = [parent.__name__ for parent in found.__mro__]  # by name, because torch is not imported yet
+        if base.rpartition(".")[2] not in parents:
             raise ConfigError(f"--{flag} {name}: is not a torch.optim.{base}")
         return found.__name__, dict(inspect.signature(found).parameters)
     owner = next((known_name for known_name in known if _plain(known_name) == _plain(name)), None)

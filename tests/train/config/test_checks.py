@@ -22,7 +22,7 @@ WRONG = [
     (("--lr_scheduler_kwargs", "num_cycles=2"), "num_cycles is not taken by linear"),
     (("--lr_scheduler_type", "OneCycleLR", "--warmup_steps", "5"), "--warmup_steps 5: OneCycleLR has no warm-up"),
     (("--lr_scheduler_type", "StepLR"), "--lr_scheduler_type StepLR: needs --lr_scheduler_kwargs step_size=..."),
-    (("--lr_scheduler_type", "pathlib:Path"), "is not a torch.optim.LRScheduler"),
+    (("--lr_scheduler_type", "pathlib:Path"), "is not a torch.optim.lr_scheduler.LRScheduler"),
     (("--optim", "torch.optim:SparseAdam"), "takes sparse gradients only"),
     (("--seed", "99999999999999999999999"), "must be below 2**62"),
     (("--num_train_epochs", "1e308"), "must be at most 1,000,000"),
