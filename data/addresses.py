@@ -1,26 +1,40 @@
 """Addresses such as s3://bucket/folder, which are printed and recorded, and so must hold no secret."""
 
 import re
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
+
+QUERY = "signature or other query"
+# Within a longer text. A comma or a bracket may belong to a secret, so only spaces and quotes end it.
+ADDRESS = re.compile(r"[\w+.-]+:/[^\s'\"`<>]*")
 
 
 def secret_in(address: str) -> str | None:
     """Which part of an address may be a secret: a user, a password or a signature; None if it has none.
 
-    Every link of a chain (`simplecache::s3://...`) is looked at. Text without `://` is a path or a name.
+    Every link of a chain (`simplecache::s3://...`) is looked at, as it stands and with %40 and the like decoded. Text
+    without `://` is a path or a name, unless it is an address with too few slashes: a slip that would show the secret.
     """
     for link in address.split("::"):
-        if "://" not in link:
-            continue
-        scheme, _, rest = link.partition("://")
-        host = re.split(r"[/?#]", rest, maxsplit=1)[0]
-        # A password may hold a slash, so that its first half looks like a host with a port that is no number.
-        if "@" in host or re.search(r":(?!\d*$)", host):
-            return "user or password"
-        if scheme != "hf" and re.match(r"[^/]*:[^@]*@", rest):
-            return "user or password"
-        if "?" in rest or "#" in rest:
-            return "signature or other query"
+        decoded = unquote(unquote(link))
+        found = _secret_in_link(link) or _secret_in_link(decoded)
+        # A file's name may hold an encoded # or ?, but no encoded name=value.
+        if found and (found != QUERY or _secret_in_link(link) or re.search(r"[?#].*=", decoded)):
+            return found
+    return None
+
+
+def _secret_in_link(link: str) -> str | None:
+    scheme, _, rest = re.sub(r"^([^:/]*=)?([\w+.-]{2,}):[/\\]+", r"\2://", link).partition("://")
+    if not rest:
+        return None
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    # A password may hold a slash, so that its first half looks like a host with a port that is no number.
+    if "@" in host or re.search(r":(?!\d*$)", host):
+        return "user or password"
+    if not scheme.lower().endswith("hf") and re.match(r"[^/]*:[^@]*@", rest):
+        return "user or password"
+    if "?" in rest or "#" in rest:
+        return QUERY
     return None
 
 
@@ -42,3 +56,8 @@ def shown(address: str) -> str:
         plain = link if re.fullmatch(r"[\w-]*", link) else "..."  # the name of a protocol, or the rest of a strange one
         links.append(f"{link.partition('://')[0]}://{host or ''}..." if "://" in link else plain)
     return "::".join(links)
+
+
+def without_secrets(text: str) -> str:
+    """A library's text, in which an address with a secret (a signed one, say) is shown by protocol and host only."""
+    return ADDRESS.sub(lambda found: shown(found[0]) if secret_in(found[0]) else found[0], text)

@@ -66,7 +66,10 @@ def remove(folder: Path) -> None:
     """Delete a folder. It is renamed first, so that a kill halfway leaves nothing that looks like a checkpoint."""
     doomed = folder.with_name(f"{TEMPORARY}removed-{folder.name}-{os.getpid()}")
     folder.rename(doomed)
-    shutil.rmtree(doomed)
+    if doomed.is_symlink():
+        doomed.unlink()  # what it points to is not the run's
+    else:
+        shutil.rmtree(doomed)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -14,7 +14,7 @@ from data.cache.prepared import CachePolicy, Kept, Pixels, prepare_images
 from data.cores import usable_cores
 from data.loading.loader import Images, InOrder, OwnImages, PlannedSampler, batches_on, build_loader
 from data.loading.streaming import Streams, batched, rows_in_order, shuffled_rows, stream_batches
-from data.loading.workers import resilient_batches
+from data.loading.workers import LEAST_SHARED, resilient_batches, shared_memory_left
 from data.plan import Batch, Plan, Sample, StreamPlan
 from data.reading.decode import Resize
 from data.reading.splits import Splits
@@ -169,6 +169,8 @@ def choose_workers(asked: str, pixels: Pixels, device: torch.device) -> tuple[in
         return int(asked), "as asked"
     if isinstance(pixels, Kept):
         return 0, "a batch is a copy from the cache"
+    if shared_memory_left() < LEAST_SHARED:
+        return 0, "too little shared memory for workers (/dev/shm)"
     first = list(range(min(8, len(pixels.split))))
     started = time.perf_counter()
     pixels[first]

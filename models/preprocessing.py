@@ -73,7 +73,7 @@ def read_preprocessing(processor: dict[str, Any]) -> Preprocessing:
         factor = float(processor.get("rescale_factor", 1 / 255)) if processor.get("do_rescale", True) else 1.0
         if min(height, width) < 1 or not factor > 0 or not all(value > 0 for value in std):
             raise ValueError("sizes, standard deviations and the rescale factor must be positive")
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ModelError(f"preprocessor_config.json: a value is not of the form that ViT's has: {error}") from error
     return Preprocessing(
         height=height,

@@ -136,6 +136,7 @@ def load_model(
     where = {"cache_dir": cache_dir, "local_files_only": offline}
     try:
         old, processor = _read_configs(model, where)
+        same_classes = _labels(old) == label_names
         vit, report = ViTForImageClassification.from_pretrained(
             model,
             dtype=dtype,  # the default keeps what the file has, which may be float16
@@ -150,7 +151,6 @@ def load_model(
         raise
     except Exception as error:  # the library raises OSError, ValueError, SafetensorError, ...
         raise ModelError(_explain(model, offline, error)) from error
-    same_classes = _labels(old) == label_names
     notes = _check_keys(model, report, head_may_differ=not same_classes)
     notes += _renew_head(vit, report, same_classes)
     _check_size(model, vit.config, processor)
@@ -230,6 +230,7 @@ def _read_configs(model: str, where: dict[str, Any]) -> tuple[dict[str, Any], di
     config, _ = ViTConfig.get_config_dict(model, **where)
     if config.get("model_type") != "vit":
         raise ModelError(f"--model {model}: is a {config.get('model_type', 'nameless')} model; a vit is needed")
+    _check_sizes(model, config)
     try:
         processor, _ = ImageProcessingMixin.get_image_processor_dict(model, **where)
         if not isinstance(processor, dict):
@@ -239,6 +240,27 @@ def _read_configs(model: str, where: dict[str, Any]) -> tuple[dict[str, Any], di
             f"--model {model}: holds no readable {PROCESSOR_FILE}, without which size, mean and std are unknown"
         ) from error
     return config, processor
+
+
+def _check_sizes(model: str, config: dict[str, Any]) -> None:
+    """Refuse a folder whose config.json describes a larger model than its weights, before memory for it is taken."""
+    held = sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
+    if not held:
+        return  # a name on the Hub, or an error that the library tells
+    usual = ViTConfig()
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_channels")
+    hidden, inner, layers, channels = sizes = [config.get(name, getattr(usual, name)) for name in names]
+    image, patch = (config.get(name, getattr(usual, name)) for name in ("image_size", "patch_size"))
+    height, width = image if isinstance(image, list) else (image, image)
+    rows, columns = patch if isinstance(patch, list) else (patch, patch)
+    if not all(type(size) is int and size > 0 for size in (*sizes, height, width, rows, columns)):
+        raise ModelError(f"--model {model}: a size in its config.json is no positive whole number")
+    weights = layers * (4 * hidden * hidden + 2 * hidden * inner)
+    weights += hidden * (channels * rows * columns + (height // rows) * (width // columns))
+    if weights > held:  # a weight takes a byte at least
+        raise ModelError(
+            f"--model {model}: its config.json describes {weights:.1e} weights, its file has {held:.1e} bytes"
+        )
 
 
 def _labels(config: dict[str, Any]) -> list[str]:

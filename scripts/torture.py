@@ -2,6 +2,7 @@
 
     pip install -e ".[test]"
     python scripts/torture.py --trials R1=300 R2=400 R3=20000 R4=120 R5=all R6=5000 R7=1 R8=25 R14=2000 [--seed N]
+    python scripts/torture.py --trials best=2000 folders=1
     python scripts/torture.py --trials groups=20
 
 Prints a table and the seed of every random schedule. A battery that is not named does not run; --minutes bounds R1.
@@ -21,7 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # before torch, and for every child
 
-from tests.reliability import faults, flips, fuzz, groups, hostile, kills, pictures, power, reference
+from tests.reliability import faults, flips, folders, fuzz, groups, hostile, kills, pictures, power, reference
 from tests.reliability.harness import Report
 
 Battery = Callable[[Path, int, int, float], Report]  # (folder, trials, seed, seconds)
@@ -32,6 +33,8 @@ BATTERIES: dict[str, Battery] = {
     "R3": lambda folder, trials, seed, seconds: power.power_cuts(_made(folder / "recorded").parent, trials, seed),
     "R4": lambda folder, trials, seed, seconds: faults.fail_at_every_call(folder, most=trials),
     "R5": lambda folder, trials, seed, seconds: flips.flip_bits(folder, trials or None, seed),
+    "best": lambda folder, trials, seed, seconds: flips.flip_best(folder, trials, seed),
+    "folders": lambda folder, trials, seed, seconds: folders.hostile_folders(folder),
     "R6": lambda folder, trials, seed, seconds: fuzz.fuzz(folder, trials, seed),
     "R7": lambda folder, trials, seed, seconds: hostile.hostile_checkpoints(folder),
     "R8": lambda folder, trials, seed, seconds: pictures.odd_images(trials, seed),

@@ -1,1 +1,19 @@
 """The hand-written loop, train/loop.py, and the rooms around it."""
+
+import os
+import signal
+import sys
+from types import FrameType
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    os.write(2, f"stopped by {signal.Signals(number).name}\n".encode())
+    os._exit(128 + number)
+
+
+# Under `python -m train.main` this is the first line of ours that runs. Until main() has its own handlers there is
+# nothing to save, and Python's would print a traceback. A program that imports this package keeps the handlers it has.
+if sys.argv[:1] == ["-m"]:
+    for _number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(_number) != signal.SIG_IGN:
+            signal.signal(_number, _stop)

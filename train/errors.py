@@ -13,6 +13,12 @@ class LostProcessError(Exception):
     """Another process of this run failed and has already printed why."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of the device or of the CPU. Told by name and text: torch may not be imported yet."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "DefaultCPUAllocator" in str(error) or "annot allocate memory" in str(error)
+
+
 class NonFiniteError(ArithmeticError):
     """The loss or the gradient of an update was NaN or infinite; neither it nor any later update was applied."""
 

@@ -2,16 +2,18 @@
 
 import gc
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data import DataError
+from data.addresses import without_secrets
 from models import ModelError
 from train.config.schema import Config
 from train.distributed.env import check_environment, rank, world_size
-from train.errors import ConfigError, LostProcessError, RunError
+from train.errors import ConfigError, LostProcessError, RunError, is_out_of_memory
 from train.system.signals import Interrupted, Signals
 from train.system.streams import printable, tolerant_streams
 
@@ -25,23 +27,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done. 1: the run failed. 2: something it was given cannot be used. 130, 143: stopped by Ctrl-C, SIGTERM.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
-    with tolerant_streams(), Signals() as signals:
+    signals = Signals()
+    with tolerant_streams():
         try:
-            with parsed(arguments) as config:
+            with signals, parsed(arguments) as config:
                 run(config, signals)
         except LostProcessError:
             return 1  # the process that failed has printed why
-        except (ConfigError, DataError, ModelError, RunError, OSError) as error:
-            if "--debug" in arguments:
-                raise
-            who = f"rank {rank()}: error:" if rank() else "error:"
-            text = " ".join(str(error).split())  # one line, even if a library's text has more
-            print(who, printable(text), file=sys.stderr)
-            return 1 if isinstance(error, RunError) else 2
         except Interrupted as interrupted:
             print(f"stopped by {interrupted}", file=sys.stderr)
             return interrupted.exit_code
+        except Exception as error:
+            found = explanation(error)
+            if signals.number and (found is None or isinstance(error, ImportError)):  # broke an import, say
+                print(f"stopped by {Interrupted(signals.number)}", file=sys.stderr)
+                return 128 + signals.number
+            if found is None or "--debug" in arguments:
+                sys.excepthook = _print_traceback
+                raise
+            text, code = found
+            who = f"rank {rank()}: error:" if rank() else "error:"
+            print(who, printable(without_secrets(" ".join(text.split()))), file=sys.stderr)  # one line
+            return code
     return 0
+
+
+def explanation(error: Exception) -> tuple[str, int] | None:
+    """What to print for an error, and the exit code; None for one that nobody expected, which shows its traceback."""
+    if isinstance(error, RunError):
+        return str(error), 1
+    if is_out_of_memory(error):
+        return "out of memory; close other programs, or lower --per_device_train_batch_size or --cache_memory", 1
+    if isinstance(error, ImportError):
+        return f'a library cannot be loaded: {error}; install the package again: pip install -e "."', 1
+    return (str(error), 2) if isinstance(error, ConfigError | DataError | ModelError | OSError) else None
+
+
+def _print_traceback(*error: Any) -> None:
+    """A traceback in which libraries' texts show no signed address."""
+    print(without_secrets("".join(traceback.format_exception(*error))), end="", file=sys.stderr)
 
 
 @contextmanager
@@ -88,7 +112,8 @@ def run(config: Config, signals: Signals) -> None:
             with explained(job.state, job.data, job.output.folder, config.recipe), signals.deferred():
                 fit(job.state, job.data, config.recipe, job.output, should_stop)
                 job.output.wait_for_save()
-            results.finish(config, job.decided, job.state, job.data, job.output, stopped=should_stop())
+            with explained(job.state, job.data, job.output.folder, config.recipe):
+                results.finish(config, job.decided, job.state, job.data, job.output, stopped=should_stop())
         signals.raise_received()
 
 

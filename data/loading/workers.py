@@ -1,10 +1,13 @@
 """Batches that survive their workers: a worker that dies or freezes is replaced, and no image is lost or repeated."""
 
 import contextlib
+import math
 import re
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -14,6 +17,8 @@ from data import DataError
 from data.plan import Batch
 
 TRIES = 3  # in a row, without a batch in between
+SHARED_MEMORY, LEAST_SHARED = Path("/dev/shm"), 2**20
+FULL = "; docker run --shm-size=1g gives a container more"
 
 
 class WorkerError(Exception):
@@ -34,6 +39,8 @@ def resilient_batches(make_loader: Callable[[int], DataLoader], warn: Callable[[
     delivered, failures = 0, 0
     while True:
         loader = make_loader(delivered)
+        if loader.num_workers:
+            _check_shared_memory()
         iterator, failed = iter(loader), False
         has_workers = loader.num_workers > 0
         if has_workers:
@@ -54,14 +61,28 @@ def resilient_batches(make_loader: Callable[[int], DataLoader], warn: Callable[[
             failed, failures = True, failures + 1
             reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
             if failures == TRIES:
+                full = "No space left" in str(error) or "shared memory" in str(error)
                 raise WorkerError(
                     f"the image workers failed {TRIES} times in a row: {reason}; --dataloader_num_workers 0 decodes in"
-                    " the main process"
+                    f" the main process{FULL if full else ''}"
                 ) from error
             warn(f"{reason}; the workers are replaced and continue at the same image")
         finally:
             if has_workers:
                 _end(iterator, failed)
+
+
+def shared_memory_left() -> float:
+    """Bytes free in /dev/shm, through which workers pass batches; infinite where there is no such place."""
+    return shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else math.inf
+
+
+def _check_shared_memory() -> None:
+    if shared_memory_left() < LEAST_SHARED:
+        raise WorkerError(
+            f"{SHARED_MEMORY} has {shared_memory_left() / 1024:.0f} kB left, too little for image workers;"
+            f" --dataloader_num_workers 0 needs none{FULL}"
+        )
 
 
 class _Deaths:

@@ -15,7 +15,7 @@ import fsspec
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from data import DataError
-from data.addresses import refusal
+from data.addresses import refusal, without_secrets
 
 T = TypeVar("T")
 TRIES, PAUSE = 4, 0.5  # seconds, doubled after each try
@@ -85,7 +85,7 @@ def with_retries(work: Callable[[], T]) -> T:
 
 def explain(error: Exception, dataset: str) -> str:
     """A library's error in one line that says what to do."""
-    text = " ".join(str(error).split())[:300] or type(error).__name__
+    text = without_secrets(" ".join(str(error).split()))[:300] or type(error).__name__  # it may name a signed address
     protocol = urlsplit(dataset).scheme
     if isinstance(error, ImportError | ValueError) and protocol in EXTRAS and EXTRAS[protocol] in text:
         return f'{protocol}:// needs the package {EXTRAS[protocol]}: pip install -e ".[s3]" has that of s3://'

@@ -4,7 +4,7 @@ import subprocess
 import pytest
 
 from tests.reliability.faults import fail_at_every_call
-from tests.reliability.flips import flip_bits
+from tests.reliability.flips import flip_best, flip_bits
 from tests.reliability.harness import RUN, finish, start
 from train.checkpoint.folder import list_checkpoints
 from train.checkpoint.manifest import verify
@@ -14,6 +14,12 @@ def test_a_flipped_bit_a_cut_or_a_swapped_file_is_noticed(tmp_path):
     report = flip_bits(tmp_path, most=4000, seed=5)
     print(report)
     assert not report.failures and report.facts["bytes"] >= 4096, report.failures[:5]
+
+
+def test_a_flipped_byte_of_the_best_is_never_exported(tmp_path):
+    report = flip_best(tmp_path, most=int(os.environ.get("PLAINLOOP_FLIPS", "150")), seed=6)
+    print(report)
+    assert report.trials >= 450 and not report.failures, report.failures[:5]
 
 
 def test_an_error_at_any_call_of_a_save_is_one_line_and_costs_nothing(tmp_path):

@@ -1,3 +1,4 @@
+from tests.reliability.folders import hostile_folders
 from tests.reliability.fuzz import fuzz
 from tests.reliability.hostile import hostile_checkpoints
 from tests.reliability.pictures import odd_images
@@ -14,6 +15,12 @@ def test_nothing_in_a_hostile_checkpoint_runs(tmp_path):
     report = hostile_checkpoints(tmp_path)
     print(report)
     assert report.trials >= 20 and not report.failures, report.failures
+
+
+def test_nothing_in_a_hostile_run_folder_runs_or_writes_elsewhere(tmp_path):
+    report = hostile_folders(tmp_path)
+    print(report)
+    assert report.trials >= 100 and not report.failures, "\n".join(report.failures)
 
 
 def test_odd_images_are_judged_as_expected(tmp_path):

@@ -47,7 +47,7 @@ def _find_sound(folder: Path, best: Best, until: int) -> tuple[float | None, int
             return value, step, notes
         except CheckpointError as error:
             notes.append(f"the best checkpoint {error}" if number == 0 else str(error))
-            if path.is_dir():
+            if path.is_dir() or path.is_symlink():
                 notes[-1] += f"; renamed to {set_aside(path).name}"
     return None, None, notes
 
@@ -57,6 +57,6 @@ def evaluations(folder: Path, best: Best, until: int) -> Iterator[tuple[float, i
     found = []
     for record in read_log(folder):
         value, step = record.get(f"eval_{best.metric}"), record["step"]
-        if isinstance(value, int | float) and not math.isnan(value) and step <= until and step != best.step:
+        if isinstance(value, float) and not math.isnan(value) and step <= until and step != best.step:
             found.append((value, step))
     yield from sorted(found, key=lambda pair: (-pair[0] if best.greater_is_better else pair[0], pair[1]))

@@ -107,7 +107,7 @@ class CheckpointFolder:
 
     def _wrote(self, checkpoint: Path) -> bool:
         try:
-            return read_manifest(checkpoint)["run_id"] == self.run_id
+            return not checkpoint.is_symlink() and read_manifest(checkpoint)["run_id"] == self.run_id
         except CheckpointError:
             return False
 
@@ -143,7 +143,7 @@ def newest_sound(folder: Path) -> tuple[Path | None, list[str]]:
 def set_aside(checkpoint: Path) -> Path:
     """Rename a damaged checkpoint to a free name that ends in `.bad`, which nothing reads; returns the new path."""
     number, aside = 1, checkpoint.with_name(f"{checkpoint.name}.bad")
-    while aside.exists():
+    while aside.exists() or aside.is_symlink():
         number += 1
         aside = checkpoint.with_name(f"{checkpoint.name}.bad-{number}")
     files.rename(checkpoint, aside)

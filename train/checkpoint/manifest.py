@@ -58,6 +58,8 @@ def verify(checkpoint: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: a file is missing, or differs from what was saved.
     """
+    if checkpoint.is_symlink() and checkpoint.name.startswith("checkpoint-"):  # `best` is a link, and may be named
+        raise CheckpointError(f"{checkpoint}: is a link to {checkpoint.readlink()}; no run makes such links")
     manifest = read_manifest(checkpoint)
     for name, expected in manifest["files"].items():
         path = checkpoint / name

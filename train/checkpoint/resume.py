@@ -6,10 +6,11 @@ from typing import Any
 from train.checkpoint.best import keep_sound_best
 from train.checkpoint.folder import newest_sound
 from train.checkpoint.manifest import CheckpointError, read_manifest, verify
-from train.checkpoint.snapshot import restore
-from train.config.record import RECORD, is_run, read_record
+from train.checkpoint.snapshot import STRANGE, restore
+from train.config.record import LOG, RECORD, is_run, read_record
 from train.config.schema import FLAGS, OF_THE_START, Config, RunConfig
-from train.errors import ConfigError
+from train.distributed.process_group import is_lost_peer
+from train.errors import ConfigError, is_out_of_memory
 from train.state import TrainState
 from train.system.console import say
 from train.system.lock import Lock
@@ -28,7 +29,10 @@ def check_identity(checkpoint: Path, identity: dict[str, Any]) -> None:
         same = set(identity)
     else:  # with another number of processes, the same images per update need another batch size
         same = identity.keys() - {"processes", "per_device_train_batch_size", "gradient_accumulation_steps", "fsdp"}
-    if "dataset_fingerprint" in identity and None in (saved["dataset_fingerprint"], identity["dataset_fingerprint"]):
+    if "dataset_fingerprint" in identity and None in (
+        saved.get("dataset_fingerprint"),
+        identity["dataset_fingerprint"],
+    ):
         say("resume: the data set has no fingerprint, so nobody can tell whether it is still the same")
         same -= {"dataset_fingerprint"}
     different = [name for name in identity if name in same and saved.get(name) != identity[name]]
@@ -85,6 +89,7 @@ def find_checkpoint(run: RunConfig, lock: Lock) -> Path | None:
         return None
     if is_run(output_dir):
         lock.take(Path(output_dir))
+        _refuse_links(Path(output_dir))
     if asked != "auto":
         try:
             verify(Path(asked))
@@ -101,6 +106,14 @@ def find_checkpoint(run: RunConfig, lock: Lock) -> Path | None:
         raise ConfigError(f"--resume_from_checkpoint auto: no checkpoint in {output_dir} is sound; start a new run")
     say(f"resume: from {found}" if found else f"resume: {output_dir} has no checkpoint yet; starting at update 0")
     return found
+
+
+def _refuse_links(folder: Path) -> None:
+    """What is opened for writing must lie in the run's folder; a folder from somebody else may have links instead."""
+    for name in (LOG, "tensorboard", "profile", "profile/trace.json"):
+        path = folder / name
+        if path.is_symlink() or (path.exists() and not (path.is_file() or path.is_dir())):
+            raise ConfigError(f"{path}: must be a file or folder of the run, and no link; put what it points to there")
 
 
 def bring_back(
@@ -121,17 +134,21 @@ def bring_back(
     if checkpoint is None:
         return 0
     check_identity(checkpoint, same)
-    planned = read_record(checkpoint.parent / RECORD)["total_updates"]
+    planned, manifest = read_record(checkpoint.parent / RECORD)["total_updates"], read_manifest(checkpoint)
+    done = manifest["step"]
+    if isinstance(done, int) and total_updates < done:  # before the schedule is stepped as often
+        raise ConfigError(f"{checkpoint}: {done} updates are done, and now only {total_updates} are asked for")
     try:
         log_bytes = restore(state, checkpoint, weights_loaded)
     except CheckpointError as error:
         raise ConfigError(str(error)) from error
-    except (KeyError, TypeError, ValueError, RecursionError) as error:  # sound, but not what this program writes
+    # Sound, but not what this program writes.
+    except (*STRANGE, RecursionError, RuntimeError) as error:
+        if is_out_of_memory(error) or is_lost_peer(error):
+            raise
         raise ConfigError(f"{checkpoint}: cannot be understood: {type(error).__name__} {error}") from error
     keep_sound_best(checkpoint.parent, state.best, until=state.step)
-    if total_updates < state.step:
-        raise ConfigError(f"{checkpoint}: {state.step} updates are done, and now only {total_updates} are asked for")
-    before = read_manifest(checkpoint)["identity"].get("processes")
+    before = manifest["identity"].get("processes")
     if before != same["processes"]:
         say(
             f"resume: {same['processes']} processes instead of {before}: the same samples, but not bit for bit the same"

@@ -1,22 +1,26 @@
 """From a `TrainState` to what a checkpoint holds, and back."""
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from models.vit import read_weights
-from train.checkpoint.manifest import OPTIMIZER, STATE, CheckpointError
+from train.checkpoint.manifest import OPTIMIZER, STATE, CheckpointError, read_manifest
 from train.checkpoint.serialize import pack_optimizer, unpack_optimizer
 from train.distributed.parallel import full_tensor, load_full_state_dict
-from train.state import TrainState
+from train.errors import is_out_of_memory
+from train.state import PARTS, TrainState
 
 COUNTERS = ("step", "skipped", "losses_since_log")
 LOSSES = ("loss_since_log", "loss_total")
+STRANGE = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)  # raised by JSON of another form
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,8 @@ def restore(state: TrainState, checkpoint: Path, weights_loaded: bool = False) -
     """
     document = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
     try:
-        _check(document)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        _check(document, read_manifest(checkpoint)["step"])
+    except STRANGE as error:
         raise CheckpointError(f"{checkpoint}: its {STATE} is not of a run: {error}") from error
     if not weights_loaded:
         load_full_state_dict(state.raw_model, read_weights(state.raw_model, checkpoint))
@@ -76,7 +80,9 @@ def restore(state: TrainState, checkpoint: Path, weights_loaded: bool = False) -
     state.schedule.load_state_dict(document["scheduler"])
     try:
         unpack_optimizer(state.optimizer, load_file(checkpoint / OPTIMIZER), document["optimizer"])
-    except (KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+    except (*STRANGE, IndexError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(f"{checkpoint}: its optimizer state does not fit: {error}") from error
     state.precision.scaler.load_state_dict(document["scaler"])
     for name in COUNTERS:
@@ -88,21 +94,30 @@ def restore(state: TrainState, checkpoint: Path, weights_loaded: bool = False) -
     return document["log_bytes"]
 
 
-def _check(document: Any) -> None:
+def _check(document: Any, step: Any) -> None:
     """Refuse a state.json that no run wrote, whatever its manifest says: a schedule is stepped as often as it says.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: something is missing, or of another type or size.
+        KeyError, TypeError, ValueError, AttributeError, OverflowError: something is missing, or of another type or
+            size, or of another `step` than the manifest.
     """
     best, steps = document["best"], document["scheduler"].get("steps", 0)
     counts = [document[name] for name in COUNTERS] + [document["log_bytes"], steps]
-    numbers = [document[name] for name in LOSSES] + list(document["seconds"].values())
-    numbers += list(document["scaler"].values())
+    losses = [document[name] for name in LOSSES]  # infinite after an fp16 overflow
+    numbers = list(document["seconds"].values()) + list(document["scaler"].values())
     numbers += [best["value"]] if best["value"] is not None else []
     counts += [best["step"]] if best["step"] is not None else []
     if not all(type(count) is int and 0 <= count < 2**62 for count in counts):
         raise ValueError(f"a count is no number of at least 0 in {counts}")
-    if not all(type(number) in (int, float) for number in numbers):
+    if not all(type(number) in (int, float) for number in losses + numbers):
         raise ValueError("a loss, a metric, a scale or a time is no number")
+    if not all(map(math.isfinite, numbers)) or (any(map(math.isinf, map(float, losses))) and not document["skipped"]):
+        raise ValueError("a loss, a metric, a scale or a time is not finite")
+    if not document["seconds"].keys() <= set(PARTS) or min(document["seconds"].values(), default=0) < 0:
+        raise ValueError(f"its seconds are not those of {', '.join(PARTS)}")
+    if document["step"] != step:
+        raise ValueError(f"it is of update {document['step']}, and its manifest of {step}")
+    if (best["step"] is None) != (best["value"] is None):
+        raise ValueError("a best model needs both an update and a value")
     if max(steps, document["skipped"], best["step"] or 0) > document["step"]:
         raise ValueError(f"it has more steps of something than the {document['step']} updates")

@@ -4,14 +4,14 @@ Later ones win: defaults, preset, the resumed run's record, file, flags. All go 
 file is checked and converted like one on the command line.
 """
 
+import shlex
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from data.addresses import refusal
-from train.config.flag_file import as_tokens, file_tokens
+from train.config.flag_file import as_tokens, file_tokens, refuse_secrets
 from train.config.flags import Parser, build_parser, unknown_flags
 from train.config.presets import PRESETS, choose_preset
 from train.config.record import check_output_dir, find_run, is_run, read_record
@@ -27,6 +27,7 @@ def parse(argv: Sequence[str]) -> Config:
     Raises:
         ConfigError: an unknown flag, a wrong value, or a file that cannot be read.
     """
+    refuse_secrets(argv)
     typed, from_file = list(argv), []
     if argv and not argv[0].startswith("-"):
         typed, from_file = list(argv[1:]), file_tokens(argv[0])
@@ -35,7 +36,6 @@ def parse(argv: Sequence[str]) -> Config:
         raise ConfigError(f"{dashes[0]}: -- has no meaning here")  # argparse would make an empty list of it
     if strange := [token for token in tokens if not _is_utf8(token)]:
         raise ConfigError(f"{strange[0]!a}: is not UTF-8, as this terminal passes it; set PYTHONUTF8=1, or rename it")
-    _refuse_secrets(tokens)
     tokens = list(map(_spelled, tokens))
     named = {token[2:].split("=")[0] for token in tokens if token.startswith("--")}
     if is_restart() and "resume_from_checkpoint" not in named:
@@ -99,7 +99,9 @@ def _stored(parser: Parser, record: Path) -> dict[str, Any]:
     preset = stored.pop("preset", None)
     if not isinstance(preset, str) or preset not in PRESETS:
         raise ConfigError(f"{record.parent}: was started from Python; run that program again to continue it")
-    _refuse_secrets(as_tokens(stored))
+    if nested := [name for name, value in stored.items() if isinstance(value, list | dict)]:
+        raise ConfigError(f"{record}: {nested[0]} is a list or a mapping, which no run writes")
+    refuse_secrets(as_tokens(stored))
     try:
         values = vars(_values(parser, as_tokens(stored)))
     except ConfigError as error:
@@ -107,20 +109,12 @@ def _stored(parser: Parser, record: Path) -> dict[str, Any]:
     return {name: values[name] for name in stored} | {"preset": preset}
 
 
-def _refuse_secrets(tokens: list[str]) -> None:
-    """Before anything is printed or recorded."""
-    for token in tokens:
-        if reason := refusal(token):
-            raise ConfigError(reason)
-
-
 def _refuse_code(values: dict[str, Any], typed: dict[str, Any], source: Path | str) -> None:
     """A class to import must stand on the command line: a record or a file may come from somebody else."""
     for name in IMPORTS_CODE:
         if ":" in values[name] and typed[name] != values[name]:
-            raise ConfigError(
-                f"{source}: names code to import, {values[name]}; if you trust it, add --{name} {values[name]}"
-            )
+            flag = shlex.join([f"--{name}", values[name]])
+            raise ConfigError(f"{source}: names code to import, {values[name]}; if you trust it, add {flag}")
 
 
 def _values(parser: Parser, tokens: list[str]) -> Namespace:

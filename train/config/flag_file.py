@@ -4,12 +4,13 @@ YAML's own types are not used: it would make False of `off`, a date of `2026-01-
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from data.addresses import refusal
 from train.config.flags import unknown_flags
 from train.config.schema import FLAGS
 from train.errors import ConfigError
@@ -20,7 +21,7 @@ def file_tokens(path: str) -> list[str]:
 
     Raises:
         ConfigError: the file cannot be read, is no such list, names a flag twice or one that does not exist, or has an
-            alias (`*name`).
+            alias (`*name`) or a tag (`!!name`).
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -30,19 +31,40 @@ def file_tokens(path: str) -> list[str]:
     try:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
             raise ConfigError(f"{path}: holds an alias (*name); write the value where it belongs")
+        if tags := [event.tag for event in yaml.parse(text) if getattr(event, "tag", None)]:
+            raise ConfigError(f"{path}: is not YAML of plain values: it holds a tag ({tags[0]})")
         node = yaml.compose(text)
         if not isinstance(node, yaml.MappingNode):
             raise ConfigError(f"{path}: must hold lines of the form `learning_rate: 3e-5`")
         pairs = [(str(key.value), value) for key, value in node.value]
         values = {name: _text(value) for name, value in pairs}
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path}: is not YAML: {_reason(error)}") from None  # whose text repeats the line
+    refuse_secrets([f"{name}={value}" for name, value in values.items()])
     if unknown := list(unknown_flags([f"--{name}" for name in values if name not in FLAGS])):
         raise ConfigError(f"{path}: {'; '.join(unknown)}")
     names = [name for name, _ in pairs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"{path}: names {', '.join(twice)} twice; keep one line")
     return as_tokens(values)
+
+
+def refuse_secrets(tokens: Iterable[str]) -> None:
+    """Before anything is printed or recorded.
+
+    Raises:
+        ConfigError: one holds an address with a user, a password or a signature.
+    """
+    for token in tokens:
+        if reason := refusal(token):
+            raise ConfigError(reason)
+
+
+def _reason(error: Exception) -> str:
+    """What YAML says of a file and where, without the line itself, which may hold a secret."""
+    mark = getattr(error, "problem_mark", None)
+    where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+    return f"{getattr(error, 'problem', None) or type(error).__name__}{where}"
 
 
 def as_tokens(flags: Mapping[str, Any]) -> list[str]:

@@ -23,7 +23,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise ConfigError."""
-        raise ConfigError(message.removeprefix("argument "))
+        text = message.removeprefix("argument ")
+        raise ConfigError(text if len(text) < 1000 else f"{text[:100]} ... {text[-100:]}")
 
 
 class _Help(argparse.HelpFormatter):

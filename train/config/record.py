@@ -101,7 +101,7 @@ def read_record(record: Path) -> dict[str, Any]:
             or flags.keys() - FLAGS.keys()
         ):
             raise ValueError("it lacks what a run of this program writes")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{record}: cannot be used: {' '.join(str(error).split())}") from error
     return content
 

@@ -10,6 +10,9 @@ from typing import Any, Literal, Self
 
 from train.errors import ConfigError
 
+HUGE = 2**62  # torch takes 64 bits, and epochs count up from the seed
+MOST_WORKERS = 1024  # more than any machine has cores; a record that asks for a million must not start them
+
 
 def flag(default: Any, help: str, heading: str | None = None) -> Any:
     """A field with its documentation, which `--help` shows; `heading` begins a group of flags there."""
@@ -63,8 +66,6 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Check the numbers."""
         _at_least(self, 0, "seed")
-        if self.seed >= 2**62:  # torch takes 64 bits, and epochs count up from the seed
-            raise ConfigError(f"--seed {self.seed}: must be below 2**62")
         _at_least(self, 1, "stop_after", "ddp_timeout")
 
 
@@ -114,10 +115,10 @@ class DataConfig:
         """Check the numbers."""
         _at_least(self, 1, "max_train_samples", "max_eval_samples", "shuffle_buffer")
         _at_least(self, 0, "dataloader_timeout", "cache_memory", "cache_size")
-        if self.dataloader_num_workers != "auto" and not str(self.dataloader_num_workers).isdecimal():
-            raise ConfigError(
-                f"--dataloader_num_workers {self.dataloader_num_workers}: must be auto, or a number of at least 0"
-            )
+        workers = str(self.dataloader_num_workers)
+        if workers != "auto" and not (workers.isdecimal() and len(workers) < 5 and int(workers) <= MOST_WORKERS):
+            most = f"at most {MOST_WORKERS}"
+            raise ConfigError(f"--dataloader_num_workers {workers}: must be auto, or a number of at least 0 and {most}")
         if not 0 < self.train_val_split < 1:
             raise ConfigError(f"--train_val_split {self.train_val_split}: must lie between 0 and 1")
 
@@ -182,6 +183,7 @@ class RecipeConfig:
                 raise ConfigError(f"--num_train_epochs {self.num_train_epochs:g}: must be at most 1,000,000")
         if self.max_steps < -1 or self.max_steps == 0:
             raise ConfigError(f"--max_steps {self.max_steps}: must be positive, or -1 for num_train_epochs")
+        _at_least(self, -1, "max_steps")
         if self.save_steps % self.eval_steps:
             raise ConfigError(
                 f"--save_steps {self.save_steps}: must be a multiple of --eval_steps {self.eval_steps},"
@@ -231,12 +233,13 @@ OF_THE_START = (
 def _at_least(section: Any, least: float, *names: str) -> None:
     for name in names:
         value = getattr(section, name)
-        if value is not None and not (value >= least and math.isfinite(value)):
-            raise ConfigError(f"--{name} {value}: must be a finite number of at least {least}")
+        if value is not None and not least <= value < HUGE:
+            limit = "below 2**62" if HUGE <= value < math.inf else f"a finite number of at least {least}"
+            raise ConfigError(f"--{name} {str(value)[:40]}: must be {limit}")
 
 
 def _more_than_zero(section: Any, *names: str) -> None:
     for name in names:
         value = getattr(section, name)
-        if not (value > 0 and math.isfinite(value)):
+        if not 0 < value < math.inf:
             raise ConfigError(f"--{name} {value}: must be finite and more than 0")

@@ -42,6 +42,16 @@ def check_environment() -> None:
     for name in NUMBERS:
         if not os.environ.get(name, "0").isdecimal():
             raise ConfigError(f"{name}={os.environ[name]!r} in the environment: must be a number; torchrun sets it")
+    if "MASTER_ADDR" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1":
+        for name in ("RANK", "MASTER_PORT"):
+            if not os.environ.get(name, "").isdecimal():
+                raise ConfigError(f"{name} in the environment: must be a number beside WORLD_SIZE; torchrun sets it")
+        if not _number("RANK", 0) < _number("WORLD_SIZE", 1):
+            raise ConfigError(
+                f"RANK={os.environ['RANK']} in the environment: must be below WORLD_SIZE={os.environ['WORLD_SIZE']}"
+            )
+        if not 0 < int(os.environ["MASTER_PORT"]) < 2**16:
+            raise ConfigError(f"MASTER_PORT={os.environ['MASTER_PORT']} in the environment: must be from 1 to 65535")
     if sys.flags.optimize > 1:
         raise ConfigError("PYTHONOPTIMIZE=2 (python -OO) is not supported: the libraries need docstrings; unset it")
 

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import inspect
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -39,8 +40,8 @@ def parse_arguments(flag: str, text: str | None) -> dict[str, Any]:
     if text.startswith("{"):
         try:
             return json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"--{flag} {text}: is not JSON: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"--{flag} {text[:80]}: is not JSON: {error}") from error
     arguments = {}
     for part in filter(None, re.split(r",(?=\s*\w+\s*=)", text)):  # commas inside (0.9,0.95) do not separate
         name, equals, value = (piece.strip() for piece in part.partition("="))
@@ -55,7 +56,7 @@ def _value(text: str) -> Any:
         return WORDS[text.lower()]
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two if it is nested too deeply
         return text
 
 
@@ -92,6 +93,19 @@ def _wrong_form(value: Any, default: Any) -> str | None:
     if isinstance(default, float):
         return None if _is_number(value) else "a number"
     return None
+
+
+def like(fresh: Any, saved: Any) -> bool:
+    """Whether a value read from a file can stand where a fresh object has `fresh`: the same kind, and as long."""
+    if isinstance(fresh, bool):
+        return isinstance(saved, bool) or saved is None
+    if isinstance(fresh, int | float):
+        return _is_number(saved) and (math.isfinite(saved) or not math.isfinite(fresh))
+    if isinstance(fresh, list | tuple):
+        return isinstance(saved, list | tuple) and len(saved) == len(fresh) and all(map(like, fresh, saved))
+    if fresh is None:  # not decided yet
+        return saved is None or isinstance(saved, int | float)
+    return isinstance(saved, type(fresh))
 
 
 def _is_number(value: Any) -> bool:

@@ -11,7 +11,7 @@ from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from train.errors import ConfigError
-from train.optimizers.arguments import refusals_of
+from train.optimizers.arguments import like, refusals_of
 from train.optimizers.names import check_schedule, has_warmup, import_class, schedule_parameters
 from train.optimizers.signatures import Parameters, transformers_schedules
 
@@ -55,7 +55,10 @@ class Schedule:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Bring a fresh schedule to where the saved one was."""
-        if "memory" in state:
+        if self._on_metric:
+            for name, value in state["memory"].items():
+                if not like(vars(self.scheduler)[name], value):
+                    raise ValueError(f"{name} of the schedule is {value!r}")
             self.scheduler.load_state_dict(state["memory"])
             self.steps = state.get("steps", 0)
             return

@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 
 from data import shortened
@@ -13,7 +12,7 @@ from data.pipeline import DataPipeline
 from train.config.schema import RecipeConfig
 from train.distributed.collectives import all_gather
 from train.distributed.process_group import is_lost_peer, kill_stopped_siblings
-from train.errors import ConfigError, NonFiniteError, RunError
+from train.errors import ConfigError, NonFiniteError, RunError, is_out_of_memory
 from train.output.results import resume_command
 from train.state import TrainState
 
@@ -22,7 +21,7 @@ MOST_NAMED = 8
 
 @contextlib.contextmanager
 def explained(state: TrainState, data: DataPipeline, folder: Path, recipe: RecipeConfig) -> Iterator[None]:
-    """Turn failures of `fit` that a person can mend into ConfigError (what was given) or RunError (the machine).
+    """Turn failures of training and reporting that a person can mend into ConfigError (input) or RunError (machine).
 
     Args:
         state: knows how far the run has come.
@@ -56,8 +55,3 @@ def explained(state: TrainState, data: DataPipeline, folder: Path, recipe: Recip
         ) from error
     except (OSError, SafetensorError) as error:
         raise RunError(f"cannot write in {folder}: {getattr(error, 'strerror', None) or error}; {again}") from error
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, of the device or of the CPU, for which torch has no class of its own."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

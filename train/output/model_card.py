@@ -11,6 +11,7 @@ from data import files
 from train.config.schema import Config
 from train.state import TrainState
 from train.system import hub
+from train.system.streams import printable
 
 PER_CLASS = ("precision", "recall", "f1")
 
@@ -24,12 +25,12 @@ def write_model_card(
     low, high = evaluation["eval_accuracy_wilson_95"]
     card = CARD.format(
         metadata=_metadata(folder, config, evaluation).to_yaml(),
-        title=folder.resolve().name,
+        title=as_text(folder.resolve().name),
         model=_origin(config.model.model),
-        dataset=config.data.dataset,
+        dataset=as_code(config.data.dataset),
         labels=", ".join(map(as_text, decided["label_names"])),
         step=state.best.step,
-        metric=state.best.metric,
+        metric=as_text(state.best.metric),
         low=low,
         high=high,
         per_class="\n".join(f"| {as_text(name)} | {p:.4f} | {r:.4f} | {f1:.4f} |" for name, p, r, f1 in rows),
@@ -41,12 +42,19 @@ def write_model_card(
 
 
 def _origin(model: str) -> str:
-    return f"`{model}`, trained from scratch" if model.startswith("builtin:") else f"`{model}`, fine-tuned"
+    return f"{as_code(model)}, {'trained from scratch' if model.startswith('builtin:') else 'fine-tuned'}"
 
 
 def as_text(name: str) -> str:
     """Text of others, so that Markdown and HTML show it as it is."""
-    return re.sub(r"([\\`*_|\[\]])", r"\\\1", html.escape(" ".join(name.split()), quote=False))
+    return re.sub(r"([\\`*_|~#!\[\]])", r"\\\1", html.escape(printable(" ".join(name.split())), quote=False))
+
+
+def as_code(name: str) -> str:
+    """Text of others as code, in a fence that is longer than any in it."""
+    text = printable(" ".join(name.split()))
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"`{text}`" if fence == "`" else f"{fence} {text} {fence}"
 
 
 def _metadata(folder: Path, config: Config, evaluation: dict[str, Any]) -> ModelCardData:
@@ -84,7 +92,7 @@ CARD = """---
 
 # {title}
 
-{model} on `{dataset}` ({train_images} training images; classes: {labels}).
+{model} on {dataset} ({train_images} training images; classes: {labels}).
 These are the weights of update {step}, the best by validation {metric}.
 
 | on {validation_images} validation images | |

@@ -14,7 +14,7 @@ MOST_CLASSES = 40  # a larger matrix cannot be read as a picture; eval_results.j
 
 def confusion_picture(confusion: list[list[int]], label_names: list[str]) -> torch.Tensor:
     """Counts [true][predicted] as a heat map, rows the true class; uint8 [3, h, w]."""
-    classes = len(label_names)
+    classes, label_names = len(label_names), [" ".join(name.split()) for name in label_names]  # Pillow wants one line
     picture = Image.new("RGB", (MARGIN + classes * CELL, MARGIN + classes * CELL), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default()
     for true, row in enumerate(confusion):
@@ -49,6 +49,7 @@ def prediction_picture(
     with precision.autocast():
         probabilities = model(pixels).float().softmax(-1)
     model.train(was_training)
+    label_names = [" ".join(name.split()) for name in label_names]
     side = 160
     sheet = Image.new("RGB", (len(pixels) * side, side + CAPTION), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()

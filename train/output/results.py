@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from data import files
+from data.loading.workers import WorkerError
 from data.pipeline import DataPipeline
 from data.plan import Plan
 from models.vit import Classifier, LoadedModel, load_model
 from train.checkpoint.best import evaluations, keep_sound_best
-from train.checkpoint.manifest import MODEL_FILES, read_manifest
+from train.checkpoint.manifest import MODEL_FILES, CheckpointError, verify
 from train.checkpoint.resume import FREE
 from train.config.record import read_log
 from train.config.schema import FLAGS, IMPORTS_CODE, Config, RecipeConfig
@@ -84,8 +85,9 @@ def print_summary(
     folder: Path, config: Config, state: TrainState, metrics: Metrics, evaluation: dict[str, Any]
 ) -> None:
     """The last lines of a run: figures by class, where the time went, what the folder holds, what to type next."""
-    say(per_class_table(metrics))
-    total = sum(state.seconds.values())
+    for line in per_class_table(metrics):
+        say(line)
+    total = sum(state.seconds.values()) or 1e-9
     say(f"time: {total:.1f} s; {', '.join(f'{part} {spent / total:.1%}' for part, spent in state.seconds.items())}")
     best = metrics.values[state.best.metric]
     matches = "matches the log" if best == state.best.value else f"the log says {state.best.value!r}"
@@ -94,10 +96,11 @@ def print_summary(
         f"done: {folder} holds the model of update {state.best.step}; verified: reloaded from disk, {state.best.metric}"
         f" {best:.6g} ({matches}), accuracy {metrics.values['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f})"
     )
-    say(f"next: {evaluation_command(folder, config)}\n      tensorboard --logdir {shlex.quote(str(folder))}")
+    say(f"next: {evaluation_command(folder, config)}")
+    say(f"      tensorboard --logdir {shlex.quote(str(folder))}")
 
 
-def per_class_table(metrics: Metrics) -> str:
+def per_class_table(metrics: Metrics) -> list[str]:
     """Precision, recall, F1 and number of images of each class, up to MOST_CLASSES of them."""
     names = [name.removeprefix("f1/") for name in metrics.values if name.startswith("f1/")]
     width = max(map(len, ["class", *names]))
@@ -107,16 +110,21 @@ def per_class_table(metrics: Metrics) -> str:
         lines.append(f"{name:<{width}}  {precision:>9.3f}  {recall:>6.3f}  {f1:>5.3f}  {sum(row):>6}")
     if len(names) > MOST_CLASSES:
         lines.append(f"and {len(names) - MOST_CLASSES} more classes, in eval_results.json")
-    return "\n".join(lines)
+    return lines
 
 
 def resume_command(folder: Path, recipe: RecipeConfig) -> str:
     """What to type to continue the run in `folder`; with the classes to import, which a record is not trusted with."""
-    command = ["plainloop", "train", "--output_dir", str(folder), "--resume_from_checkpoint", "auto"]
+    command = ["plainloop", "train", *_flag("output_dir", folder), "--resume_from_checkpoint", "auto"]
     for name in IMPORTS_CODE:
         if ":" in getattr(recipe, name):
-            command += [f"--{name}", getattr(recipe, name)]
+            command += _flag(name, getattr(recipe, name))
     return shlex.join(command)
+
+
+def _flag(name: str, value: object) -> list[str]:
+    """A flag as one types it; argparse would take a value that begins with a dash for another flag."""
+    return [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", str(value)]
 
 
 def why_no_best(folder: Path, state: TrainState) -> str:
@@ -147,7 +155,7 @@ def check_reevaluation(best: Best, metrics: Metrics) -> None:
 
 def evaluation_command(folder: Path, config: Config) -> str:
     """What to type to evaluate the model in `folder` on the same validation images."""
-    command = ["plainloop", "train", "--model", str(folder), "--dataset", config.data.dataset, "--eval_only"]
+    command = ["plainloop", "train", *_flag("model", folder), *_flag("dataset", config.data.dataset), "--eval_only"]
     chosen = asdict(config.data) | {"seed": config.run.seed}  # the seed draws a subset, or a split that is held out
     for name, value in chosen.items():
         if name not in FREE | {"dataset", "max_train_samples"} and value != FLAGS[name].default:
@@ -161,7 +169,12 @@ def export(checkpoint: Path, folder: Path) -> None:
     Raises:
         RunError: the disk returns other bytes than the checkpoint's manifest names.
     """
-    listed = read_manifest(checkpoint)["files"]
+    try:
+        listed = verify(checkpoint)["files"]  # again: an evaluation may have taken an hour since
+    except CheckpointError as error:
+        raise RunError(
+            f"the best checkpoint was damaged before it could be exported: {error}; check the disk"
+        ) from error
     for name in MODEL_FILES:
         files.copy(checkpoint / name, folder / name)
         if files.sha256(folder / name) != listed[name]["sha256"]:
@@ -188,7 +201,10 @@ def print_evaluation(loaded: LoadedModel, data: DataPipeline, precision: Precisi
     """
     if loaded.new_head:
         raise ConfigError("--eval_only: the model was not trained on these classes; name one that was with --model")
-    metrics = evaluate(loaded.model, data.validation_batches(), precision, data.label_names)
+    try:
+        metrics = evaluate(loaded.model, data.validation_batches(), precision, data.label_names)
+    except WorkerError as error:
+        raise RunError(f"--eval_only: {error}") from error
     if rank() == 0:
         print(json.dumps(eval_results(metrics), indent=2), flush=True)
         if failure := getattr(sys.stdout, "failure", None):
@@ -208,13 +224,14 @@ def train_results(state: TrainState, plan: Plan) -> dict[str, float]:
 
     Where all the time went is there as well, in seconds; for a resumed run, summed over its starts.
     """
+    seconds = max(state.train_seconds, 1e-9)
     return {
         "epoch": plan.epoch(state.step),
-        "train_loss": state.loss_total.item() / state.step,
+        "train_loss": state.loss_total.item() / max(state.step, 1),
         "train_runtime": state.train_seconds,
         "train_samples": plan.samples,
-        "train_samples_per_second": plan.samples_until(state.step) / state.train_seconds,
-        "train_steps_per_second": state.step / state.train_seconds,
+        "train_samples_per_second": plan.samples_until(state.step) / seconds,
+        "train_steps_per_second": state.step / seconds,
         "skipped_updates": state.skipped,
         **{f"{part}_seconds": seconds for part, seconds in state.seconds.items()},
     }

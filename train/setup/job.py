@@ -56,7 +56,7 @@ def build_job(config: Config, inputs: Inputs, lock: Lock) -> Job:
         "data_notes": inputs.splits.notes,
         "preparation_seconds": inputs.preparation_seconds,
     }
-    output = open_output(config, state, decided, inputs.checkpoint, lock, weights_loaded=True)
+    output = open_output(config, state, decided, inputs.checkpoint, lock, weights_loaded=not inputs.loaded.new_head)
     data = profiled(inputs.data, output.folder) if config.run.torch_profiler else inputs.data
     return Job(state, data, output, decided)
 

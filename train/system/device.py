@@ -23,7 +23,7 @@ def choose_device(asked: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(asked)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()  # of `meta`, whose tensors hold nothing, this asks for a number
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split(". ")[0].splitlines()[0]
         raise ConfigError(f"--device {asked}: cannot be used here: {reason}") from error
