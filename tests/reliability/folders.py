@@ -275,7 +275,7 @@ def hostile_folders(folder: Path) -> Report:
     code = "import pathlib, torch\npathlib.Path(__file__).with_name('ran').touch()\nclass Evil(torch.optim.SGD): pass\n"
     (folder / "evil_module.py").write_text(code)
     sys.path.insert(0, str(folder))
-    watch = Watch([run, Path(os.environ["HF_HOME"]), folder / "new"])
+    watch = Watch([run, Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser(), folder / "new"])
     for name, attack in ATTACKS.items():
         _prepare(sound, run, outside)
         attack(run)
