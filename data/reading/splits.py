@@ -86,18 +86,20 @@ class Splits:
         return digest.hexdigest()
 
 
-def check_classes(train: Split, validation: Split, label_names: list[str], dataset: str) -> None:
+def check_classes(
+    train: Split, validation: Split, label_names: list[str], dataset: str, trained_on: bool = True
+) -> None:
     """Refuse data that cannot be trained or judged on.
 
     Raises:
         DataError: a split is empty, there is one class only, or two of the same name.
     """
-    for split in (train, validation):
+    for split in (train, validation) if trained_on else (validation,):
         if len(split) == 0:
             raise DataError(f"--dataset {dataset}: the {split.name} split is empty")
     if len(set(label_names)) != len(label_names):
         raise DataError(f"--dataset {dataset}: two classes have the same name: {', '.join(label_names)}")
-    if len(set(train.labels)) < 2:
+    if trained_on and len(set(train.labels)) < 2:
         only = label_names[train.labels[0]]
         raise DataError(f"--dataset {dataset}: every training image is '{only}'; two classes are needed")
 

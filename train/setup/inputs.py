@@ -14,6 +14,7 @@ from data.pipeline import DataPipeline, LoadingOptions, stored_pipeline, streame
 from data.plan import Plan, StreamPlan, batches_per_epoch
 from data.reading.decode import Resize
 from data.reading.splits import Splits
+from data.reading.tables import Question
 from data.sources import load_splits, load_streams
 from models.vit import Classifier, LoadedModel, load_model
 from train.checkpoint import resume
@@ -66,22 +67,25 @@ def _is_offline(config: Config) -> bool:
 def _load_data(config: Config, offline: bool) -> Splits | Streams:
     """Both splits; no image has been looked at yet."""
     data, run = config.data, config.run
-    options = {
-        "config_name": data.dataset_config_name,
-        "image_column": data.image_column_name,
-        "label_column": data.label_column_name,
-        "cache_dir": run.cache_dir,
-        "offline": offline,
-    }
-    if data.streaming:
-        return load_streams(data.dataset, **options)
-    return load_splits(
+    folders = {"train": data.train_dir, "validation": data.validation_dir, "test": data.test_dir}
+    question = Question(
         data.dataset,
-        **options,
+        data.dataset_config_name,
+        data.image_column_name,
+        data.label_column_name,
+        run.cache_dir,
+        offline,
+        {split: folder for split, folder in folders.items() if folder is not None},
+    )
+    if data.streaming:
+        return load_streams(question)
+    return load_splits(
+        question,
         validation_fraction=data.train_val_split,
         max_train_samples=data.max_train_samples,
         max_eval_samples=data.max_eval_samples,
         seed=run.seed,
+        only_validation=run.eval_only,
     )
 
 
@@ -142,7 +146,7 @@ def _build_pipeline(
         say(f"data: {note}")
     say(f"data: {splits.dataset}: {sizes}, {len(splits.label_names)} classes: {', '.join(splits.label_names)}")
     if isinstance(splits, Splits):
-        for split in (splits.train, splits.validation):
+        for split in (splits.train, splits.validation) if len(splits.train) else (splits.validation,):
             say(f"data: {split.name}: {split.counts(splits.label_names)}")
     return splits, pipeline
 

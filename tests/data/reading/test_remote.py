@@ -19,7 +19,8 @@ import pytest
 
 from data import DataError
 from data.loading.streaming import batched, shuffled_rows, stream_batches
-from data.reading.remote import by_split, list_remote
+from data.reading.remote import by_split, connect, parquet_files
+from data.reading.tables import Question
 from data.sources import load_splits, load_streams
 from tests.data.loading.test_loader import FIXED
 from tests.data.test_sources import ClassLabel, Features, class_folders, images, write
@@ -182,7 +183,7 @@ def test_splits_are_found_by_name():
 )
 def test_what_is_wrong_with_an_address_is_one_line_without_its_credentials(address, problem, shards, tmp_path):
     with pytest.raises(DataError) as caught:
-        load_splits(address, cache_dir=str(tmp_path))
+        load_splits(Question(address, cache_dir=str(tmp_path)))
     assert problem in str(caught.value) and "word" not in str(caught.value).replace("password", "")
     assert "Signature" not in str(caught.value) and "\n" not in str(caught.value)
 
@@ -204,8 +205,8 @@ def test_a_stream_needs_a_length_and_declared_classes(shards, tmp_path):
 
 
 def test_an_address_is_listed_by_split(shards):
-    module, files = list_remote(shards[1])
-    assert module == "parquet" and {name: len(found) for name, found in files.items()} == {"train": 4, "validation": 1}
+    files = parquet_files(*connect(shards[1]))
+    assert {name: len(found) for name, found in files.items()} == {"train": 4, "validation": 1}
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
