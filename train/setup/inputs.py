@@ -16,7 +16,7 @@ from data.reading.decode import Resize
 from data.reading.splits import Splits
 from data.reading.tables import Question
 from data.sources import load_splits, load_streams
-from models.vit import Classifier, LoadedModel, load_model
+from models.vit import Classifier, LoadedModel, load_model, names_to_evaluate
 from train.checkpoint import resume
 from train.config.schema import Config, RecipeConfig, RunConfig
 from train.distributed.collectives import on_rank_zero
@@ -95,7 +95,10 @@ def _load_classifier(
     """The model on its device, in the precision's dtype."""
     run, name = config.run, str(checkpoint or config.model.model)
     attention = choose_attention(precision.device, precision.name)
-    options = {"attention": attention, "cache_dir": run.cache_dir, "offline": offline}
+    where = {"cache_dir": run.cache_dir, "offline": offline}
+    if run.eval_only:  # the data may have fewer classes than the model
+        label_names = names_to_evaluate(name, label_names, **where)
+    options = {"attention": attention, **where}
     # Loaded as float32 and then widened, so that a new head is the same draw in every precision.
     loaded = load_model(name, label_names, **options)
     if precision.name == "fp64" and not loaded.new_head:  # it may have been saved in float64
