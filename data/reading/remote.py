@@ -92,7 +92,7 @@ def with_retries(work: Callable[[], T]) -> T:
 
 def explain(error: BaseException, dataset: str) -> str:
     """A library's error in one line that says what to do: of a wrapper, the reason that it hides."""
-    while error.__cause__ is not None:
+    while error.__cause__ is not None and not isinstance(error, FileNotFoundError | PermissionError):
         error = error.__cause__
     text = " ".join(str(error).split())[:300] or type(error).__name__
     protocol = urlsplit(dataset).scheme
