@@ -31,7 +31,7 @@ GOOD = {f"{i}.png": png(i) for i in range(10)}
 
 
 def splits(train=GOOD, validation=GOOD) -> Splits:
-    return Splits("d", split("train", train), split("validation", validation), ["a", "b"])
+    return Splits("d", split("train", train), split("validation", validation), list("abcdefghijklmno"))
 
 
 OTHERS = {f"v{i}.png": png(100 + i) for i in range(10)}
