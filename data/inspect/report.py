@@ -92,9 +92,8 @@ def _group_html(group: dict[str, Any], picture: Callable[[dict[str, Any]], str])
 
 def _figure(encoded: str, item: dict[str, Any]) -> str:
     caption = f"{item['split']}, {item['class']}: {item['name']}"
-    return (
-        f'<figure><img alt="" src="data:image/jpeg;base64,{encoded}"><figcaption>{_safe(caption)}</figcaption></figure>'
-    )
+    picture = f'<img alt="" src="data:image/jpeg;base64,{encoded}">'
+    return f"<figure>{picture}<figcaption>{_safe(caption)}</figcaption></figure>"
 
 
 def _section(title: str, items: Sequence[Any], show: Callable[[Any], str]) -> list[str]:
@@ -106,10 +105,9 @@ def _section(title: str, items: Sequence[Any], show: Callable[[Any], str]) -> li
 
 
 def _table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
-    cells = [[f"<th>{_safe(cell)}</th>" for cell in head]] + [
-        [f"<td>{_safe(cell)}</td>" for cell in row] for row in rows
-    ]
-    return f"<table>{''.join(f'<tr>{chr(10).join(row)}</tr>' for row in cells)}</table>"
+    cells = ["".join(f"<th>{_safe(cell)}</th>" for cell in head)]
+    cells += ["".join(f"<td>{_safe(cell)}</td>" for cell in row) for row in rows]
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 
 
 def _listed(title: str, items: Sequence[str]) -> list[str]:

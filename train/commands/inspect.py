@@ -38,7 +38,7 @@ HELP = {
     " replaced. Default: inspect-DATASET.",
 }
 DESCRIPTION = """Counts, sizes, broken files, duplicates (also across the splits, and with contradictory labels) of a
-data set, as a training with the same flags reads it. Of a CONFIG.yaml of a training only the flags of the data count."""
+data set, as a training with the same flags reads it. Of a training's CONFIG.yaml only the flags of the data count."""
 SURE = 0.8  # probability from which a model's contradiction is listed
 BATCH = 32
 
