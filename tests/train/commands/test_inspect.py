@@ -77,7 +77,7 @@ def test_leaks_contradictions_copies_and_broken_files_are_named(folder, tmp_path
 def test_names_of_others_steer_neither_terminal_nor_page(tmp_path, capsys):
     evil = "<script>alert(1)<!-- \x1b[31m\u202e"
     root = make(tmp_path / "pets", {"train": {"cat": 6, evil: 6}, "validation": {"cat": 5, evil: 5}})
-    name = "a\x1b]0;x\x07\n<img src=x onerror=alert(1)>'\".png"
+    name = "a\x1b]0;x\x07<img src=x onerror=alert(1)>'\".png"
     (root / "validation/cat" / name).write_bytes((root / "train/cat/0.png").read_bytes())
     assert inspect(root, tmp_path / "out")[0] == 0
     out, page = capsys.readouterr().out, (tmp_path / "out" / "inspect.html").read_text()
