@@ -13,6 +13,7 @@ from data.loading.streaming import Streams
 from data.pipeline import DataPipeline, LoadingOptions, stored_pipeline, streamed_pipeline
 from data.plan import Plan, StreamPlan, batches_per_epoch
 from data.reading.decode import Resize
+from data.reading.repeats import WARNING
 from data.reading.splits import Splits
 from data.reading.tables import Question
 from data.sources import load_splits, load_streams
@@ -44,17 +45,17 @@ class Inputs:
 def load_inputs(config: Config, precision: Precision, lock: Lock) -> Inputs:
     """Data and model; the model from a checkpoint if the run is resumed."""
     run = config.run
-    offline = _is_offline(config)
-    splits = _load_data(config, offline)
+    offline = is_offline(config)
+    splits = load_data(config, offline)
     checkpoint = on_rank_zero(lambda: resume.find_checkpoint(run, lock))
     torch.manual_seed(run.seed)  # before the model is built: the new head is drawn from it
-    loaded = _load_classifier(config, checkpoint, splits.label_names, precision, offline)
+    loaded = load_classifier(config, checkpoint, splits.label_names, precision, offline)
     started = time.perf_counter()
     splits, data = _build_pipeline(config, splits, loaded.model, precision.device)
     return Inputs(precision, checkpoint, loaded, splits, data, time.perf_counter() - started)
 
 
-def _is_offline(config: Config) -> bool:
+def is_offline(config: Config) -> bool:
     """Whether a Hub name is to be loaded while the Hub cannot be reached."""
     if not (hub.is_hub_name(config.data.dataset) or hub.is_hub_name(config.model.model)):
         return False
@@ -64,7 +65,7 @@ def _is_offline(config: Config) -> bool:
     return unreachable is not None
 
 
-def _load_data(config: Config, offline: bool) -> Splits | Streams:
+def load_data(config: Config, offline: bool) -> Splits | Streams:
     """Both splits; no image has been looked at yet."""
     data, run = config.data, config.run
     folders = {"train": data.train_dir, "validation": data.validation_dir, "test": data.test_dir}
@@ -89,7 +90,7 @@ def _load_data(config: Config, offline: bool) -> Splits | Streams:
     )
 
 
-def _load_classifier(
+def load_classifier(
     config: Config, checkpoint: Path | None, label_names: list[str], precision: Precision, offline: bool
 ) -> LoadedModel:
     """The model on its device, in the precision's dtype."""
@@ -146,7 +147,7 @@ def _build_pipeline(
         )
         sizes = f"{len(splits.train)} training and {len(splits.validation)} validation images"
     for note in splits.notes:
-        say(f"data: {note}")
+        say(note if note.startswith(WARNING) else f"data: {note}")
     say(f"data: {splits.dataset}: {sizes}, {len(splits.label_names)} classes: {', '.join(splits.label_names)}")
     if isinstance(splits, Splits):
         for split in (splits.train, splits.validation) if len(splits.train) else (splits.validation,):
