@@ -15,7 +15,9 @@ from data.reading.splits import Splits
 MOST_LINES = 10  # of each list in the terminal
 MOST_SHOWN = 200  # entries of each list in the HTML file
 MOST_IN_GROUP = 8
+EXAMPLES = 6  # thumbnails of each class
 SIDE = 128  # pixels of a thumbnail
+KINDS = {"formats": "formats", "modes": "modes", "orientations": "EXIF orientations (1 is upright)"}
 EVIDENCE = "of training images weak evidence, if the model was trained on them"
 STYLE = """body{font:15px sans-serif;max-width:70em;margin:2em auto;padding:0 1em}
 table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #ccc;text-align:left}
@@ -32,8 +34,8 @@ def lines(found: dict[str, Any]) -> list[str]:
         out.append(f"{split}: {sum(counts.values())} images: {listed}")
     if sizes := files["sizes"]:
         out.append("sizes: " + ", ".join(f"{name} {width}x{height}" for name, (width, height) in sizes.items()))
-    for kind in ("formats", "modes", "orientations"):
-        out.append(f"{kind}: {', '.join(f'{count} {name}' for name, count in files[kind].items())}")
+    for kind, title in KINDS.items():
+        out.append(f"{title}: {', '.join(f'{count} {name}' for name, count in files[kind].items())}")
     out += _listed("undecodable", [_flat(item["problem"]) for item in found["undecodable"]])
     for kind in ("exact_duplicates", "near_duplicates"):
         out += _listed(kind.replace("_", " "), [_group_line(group) for group in most_important_first(found[kind])])
@@ -61,8 +63,9 @@ def html(found: dict[str, Any], splits: Splits) -> str:
     parts.append(_table(["class", *found["images"]], rows))
     files = found["files"]
     parts.append(_table(["size", "width", "height"], [(name, *size) for name, size in files["sizes"].items()]))
-    for kind in ("formats", "modes", "orientations"):
-        parts.append(_table([kind, "images"], list(files[kind].items())))
+    for kind, title in KINDS.items():
+        parts.append(_table([title, "images"], list(files[kind].items())))
+    parts += _section("Examples", _examples(found, splits), lambda items: "".join(map(picture, items)))
     parts += _section("Undecodable", found["undecodable"], lambda item: _safe(item["problem"]))
     for kind, title in (("exact_duplicates", "Exact duplicates"), ("near_duplicates", "Near duplicates")):
         parts += _section(title, most_important_first(found[kind]), lambda group: _group_html(group, picture))
@@ -73,6 +76,17 @@ def html(found: dict[str, Any], splits: Splits) -> str:
         )
     head = f'<meta charset="utf-8"><title>{_safe(found["dataset"])}</title><style>{STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
+
+
+def _examples(found: dict[str, Any], splits: Splits) -> list[list[dict[str, Any]]]:
+    """The first training images of each class that can be decoded."""
+    bad = {(item["split"], item["index"]) for item in found["undecodable"]}
+    by_class: list[list[dict[str, Any]]] = [[] for _ in splits.label_names]
+    for index, label in enumerate(splits.train.labels):
+        if len(by_class[label]) < EXAMPLES and ("train", index) not in bad:
+            name = splits.train.image_name(index)
+            by_class[label].append({"split": "train", "index": index, "name": name, "class": splits.label_names[label]})
+    return [items for items in by_class if items]
 
 
 def thumbnail(data: bytes) -> str:

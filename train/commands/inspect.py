@@ -28,7 +28,16 @@ if TYPE_CHECKING:
 JSON, HTML = "inspect.json", "inspect.html"
 MADE_BY = "plainloop inspect"  # in inspect.json, to know a folder of this command again
 DATA_FLAGS = (
-    *("dataset", "dataset_config_name", "image_column_name", "label_column_name", "train_val_split"),
+    *(
+        "dataset",
+        "train_dir",
+        "validation_dir",
+        "test_dir",
+        "dataset_config_name",
+        "image_column_name",
+        "label_column_name",
+        "train_val_split",
+    ),
     *("max_train_samples", "max_eval_samples", "seed", "cache_dir"),
 )
 FLAGS_HERE = (*DATA_FLAGS, "model", "output_dir", "device", "precision", "debug")

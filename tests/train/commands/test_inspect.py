@@ -71,7 +71,7 @@ def test_leaks_contradictions_copies_and_broken_files_are_named(folder, tmp_path
         assert f"warning: {text}" in printed
     assert "warning: 1 of 25 images cannot be decoded" in printed
     page = (tmp_path / "out" / "inspect.html").read_text()
-    assert page.count("data:image/jpeg;base64,") == 6 and "http" not in page.split("base64")[0]
+    assert page.count("data:image/jpeg;base64,") == 6 + 2 * 6 and "http" not in page.split("base64")[0]
 
 
 def test_names_of_others_steer_neither_terminal_nor_page(tmp_path, capsys):
