@@ -13,6 +13,7 @@ from data import DataError
 from data.loading.streaming import Stream, Streams
 from data.reading import leaves
 from data.reading.columns import Labelled, find_column, undecoded
+from data.reading.content import with_content
 from data.reading.splits import Split, Splits, check_classes
 from data.reading.tables import Question, choose_splits, find_data
 
@@ -60,7 +61,7 @@ def load_splits(
     train = _subset(splits["train"], max_train_samples, seed)
     validation = _subset(splits["validation"], max_eval_samples, seed)
     check_classes(train, validation, label_names, dataset, trained_on=not only_validation)
-    return Splits(dataset, train, validation, label_names, data.notes)
+    return with_content(Splits(dataset, train, validation, label_names, data.notes), question.cache_dir)
 
 
 def load_streams(question: Question | str) -> Streams:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from datasets import config as datasets_config
 from tqdm import tqdm
 
 from data import DataError, files, shortened
 from data.cores import usable_cores
+from data.reading.content import cache_folder
 from data.reading.decode import decode
-from data.reading.repeats import content, repeated, warnings_about
-from data.reading.splits import Split, Splits, check_classes
+from data.reading.repeats import repeated, warnings_about
+from data.reading.splits import ChangedError, Split, Splits, check_classes, content
 
 MOST_LISTED = 5
 Result = TypeVar("Result")
@@ -68,7 +68,7 @@ def check_images(splits: Splits, skip_bad: bool, cache_dir: str | None = None) -
     """
     known = cache_folder(cache_dir) / f"checked-{splits.fingerprint()}.json"
     looked = _read(known, len(splits.train) + len(splits.validation))
-    if looked is None or len(still_bad(splits, looked.bad)) != len(looked.bad):
+    if looked is None:
         looked = look_at_all(splits)
         _write(known, looked)
     return judged(splits, looked, skip_bad)
@@ -77,7 +77,7 @@ def check_images(splits: Splits, skip_bad: bool, cache_dir: str | None = None) -
 def look_at_all(splits: Splits, keep: Callable[[int, torch.Tensor], None] | None = None) -> Looked:
     """Decode every image; `keep` is called with its position in `all_images` and its pixels, in any thread."""
     work = all_images(splits)
-    digests: list[str | None] = [None] * len(work)
+    digests: list[bytes | None] = [None] * len(work)
 
     def note(position: int, image: torch.Tensor, data: bytes) -> None:
         digests[position] = content(data)
@@ -97,14 +97,6 @@ def judged(splits: Splits, looked: Looked, skip_bad: bool) -> Splits:
     # Added in place, because a copy of the splits would read every row for its fingerprint again.
     kept.notes.extend(line for line in warnings_about(splits, looked.repeated) if line not in kept.notes)
     return kept
-
-
-def still_bad(splits: Splits, bad: Sequence[BadImage]) -> list[BadImage]:
-    """Decode them again: they may have been repaired in a way that the fingerprint does not see."""
-    if not bad:
-        return []
-    by_name = {split.name: split for split in (splits.train, splits.validation)}
-    return find_bad_images([(by_name[image.split], image.index) for image in bad])
 
 
 def leave_out(splits: Splits, bad: Sequence[BadImage], skip_bad: bool) -> Splits:
@@ -153,6 +145,8 @@ def find_bad_images(
         try:
             data = split.read(index)
             image = decode(data, split.image_name(index))
+        except ChangedError:
+            raise
         except DataError as error:
             return BadImage(split.name, index, str(error))
         if keep is not None:
@@ -185,12 +179,6 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(inner)
-
-
-def cache_folder(cache_dir: str | None) -> Path:
-    """Where results and prepared images are kept: beside the tables of `datasets`."""
-    folder = Path(cache_dir) / "datasets" if cache_dir else Path(datasets_config.HF_DATASETS_CACHE)
-    return folder / "plainloop"
 
 
 def _read(path: Path, images: int) -> Looked | None:

@@ -20,7 +20,7 @@ import torch
 import torchvision
 
 from data import DataError, files
-from data.cache.check import Looked, cache_folder, check_images, good_rows, judged, look_at_all, still_bad
+from data.cache.check import Looked, cache_folder, check_images, good_rows, judged, look_at_all
 from data.reading.decode import Resize, decode
 from data.reading.splits import Split, Splits
 
@@ -148,7 +148,7 @@ def _on_disk(
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(file.with_suffix(".lock"), say):
             looked = _read_record(file, shape)
-            if looked is None or len(still_bad(splits, looked.bad)) != len(looked.bad):
+            if looked is None:
                 looked = _build(file, splits, resize, shape)
                 _make_room(folder, file, policy.disk_gib)
             os.utime(file)  # the least recently used file goes first

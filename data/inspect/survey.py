@@ -12,8 +12,8 @@ from data import DataError, shortened
 from data.cache.check import all_images, in_threads
 from data.inspect.duplicates import MOST_PAIRS, connected, near_pairs, picture_bits
 from data.reading.decode import Header, Resize, decode, read_header
-from data.reading.repeats import WARNING, across, content, contradicting, repeated, warnings_about
-from data.reading.splits import Split, Splits
+from data.reading.repeats import WARNING, across, contradicting, repeated, warnings_about
+from data.reading.splits import Split, Splits, content
 
 FEWEST = 5  # validation images of a class below which its figures mean little
 MOST_NAMED = 10
@@ -28,7 +28,7 @@ class Seen:
     label: int
     name: str
     problem: str | None = None
-    digest: str | None = None
+    digest: bytes | None = None
     header: Header | None = None
     bits: np.ndarray | None = None  # of `picture_bits`
 
@@ -81,7 +81,7 @@ def survey(splits: Splits, seen: Sequence[Seen]) -> dict[str, Any]:
 
 def near_groups(seen: Sequence[Seen]) -> tuple[list[list[int]], bool]:
     """Positions of near duplicates, with all files of the same bytes as one of them; and whether all were found."""
-    files: dict[str, list[int]] = {}
+    files: dict[bytes, list[int]] = {}
     for position, image in enumerate(seen):
         if image.bits is not None and image.digest is not None:
             files.setdefault(image.digest, []).append(position)

@@ -1,6 +1,5 @@
 """Images of the same bytes: across the splits they flatter validation, and with two labels one of them is wrong."""
 
-import hashlib
 from collections.abc import Sequence
 
 from data import shortened
@@ -10,14 +9,9 @@ MOST_NAMED = 3
 WARNING = "warning: "  # begins a note that people must not miss
 
 
-def content(data: bytes) -> str:
-    """Digest of an encoded image."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def repeated(digests: Sequence[str | None]) -> list[list[int]]:
+def repeated(digests: Sequence[bytes | None]) -> list[list[int]]:
     """The positions of each digest that occurs more than once, ascending; None is no digest."""
-    found: dict[str, list[int]] = {}
+    found: dict[bytes, list[int]] = {}
     for position, digest in enumerate(digests):
         if digest is not None:
             found.setdefault(digest, []).append(position)

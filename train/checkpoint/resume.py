@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from data.loading.streaming import Streams
+from data.reading.splits import CONTENT, Splits
 from train.checkpoint.best import keep_sound_best
 from train.checkpoint.folder import newest_sound
 from train.checkpoint.manifest import CheckpointError, read_manifest, verify
@@ -72,6 +74,14 @@ def identity(config: Config, decided: dict[str, Any], fixed_length: bool) -> dic
     images = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps * decided["processes"]
     outcome = {name: decided[name] for name in ("dataset_fingerprint", "label_names", "precision", "processes")}
     return flags | outcome | {"images_an_update": images} | decided.get("own", {})
+
+
+def fingerprint_as_saved(checkpoint: Path | None, splits: Splits | Streams) -> str:
+    """Identity of the data, computed as when the run was started: earlier runs looked at the images' ends only."""
+    saved = read_manifest(checkpoint)["identity"].get("dataset_fingerprint") if checkpoint else None
+    if isinstance(saved, str) and not saved.startswith(CONTENT):
+        return splits.tail_fingerprint()
+    return splits.fingerprint()
 
 
 def find_checkpoint(run: RunConfig, lock: Lock) -> Path | None:

@@ -84,7 +84,8 @@ def print_summary(
     folder: Path, config: Config, state: TrainState, metrics: Metrics, evaluation: dict[str, Any]
 ) -> None:
     """The last lines of a run: figures by class, where the time went, what the folder holds, what to type next."""
-    say(per_class_table(metrics))
+    for line in per_class_table(metrics):
+        say(line)
     total = sum(state.seconds.values())
     say(f"time: {total:.1f} s; {', '.join(f'{part} {spent / total:.1%}' for part, spent in state.seconds.items())}")
     best = metrics.values[state.best.metric]
@@ -94,10 +95,11 @@ def print_summary(
         f"done: {folder} holds the model of update {state.best.step}; verified: reloaded from disk, {state.best.metric}"
         f" {best:.6g} ({matches}), accuracy {metrics.values['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f})"
     )
-    say(f"next: {evaluation_command(folder, config)}\n      tensorboard --logdir {shlex.quote(str(folder))}")
+    say(f"next: {evaluation_command(folder, config)}")
+    say(f"      tensorboard --logdir {shlex.quote(str(folder))}")
 
 
-def per_class_table(metrics: Metrics) -> str:
+def per_class_table(metrics: Metrics) -> list[str]:
     """Precision, recall, F1 and number of images of each class, up to MOST_CLASSES of them."""
     names = [name.removeprefix("f1/") for name in metrics.values if name.startswith("f1/")]
     width = max(map(len, ["class", *names]))
@@ -107,7 +109,7 @@ def per_class_table(metrics: Metrics) -> str:
         lines.append(f"{name:<{width}}  {precision:>9.3f}  {recall:>6.3f}  {f1:>5.3f}  {sum(row):>6}")
     if len(names) > MOST_CLASSES:
         lines.append(f"and {len(names) - MOST_CLASSES} more classes, in eval_results.json")
-    return "\n".join(lines)
+    return lines
 
 
 def resume_command(folder: Path, recipe: RecipeConfig) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -52,6 +52,7 @@ def load_inputs(config: Config, precision: Precision, lock: Lock) -> Inputs:
     loaded = load_classifier(config, checkpoint, splits.label_names, precision, offline)
     started = time.perf_counter()
     splits, data = _build_pipeline(config, splits, loaded.model, precision.device)
+    data = replace(data, fingerprint=resume.fingerprint_as_saved(checkpoint, splits))
     return Inputs(precision, checkpoint, loaded, splits, data, time.perf_counter() - started)
 
 
