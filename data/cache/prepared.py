@@ -6,7 +6,6 @@ build leaves nothing that looks finished. A second process waits for the file of
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 import PIL
 import torch
 import torchvision
+from filelock import FileLock, Timeout
 
 from data import DataError, files
 from data.cache.check import Looked, cache_folder, check_images, good_rows, judged, look_at_all
@@ -172,7 +172,7 @@ def _build(file: Path, splits: Splits, resize: Resize, shape: tuple[int, ...]) -
     _record(file).unlink(missing_ok=True)
     making, size = file.with_suffix(".tmp"), max(1, torch.Size(shape).numel())
     with making.open("wb") as out:
-        os.posix_fallocate(out.fileno(), 0, size)  # a full disk shows now, and not as a crash while it is mapped
+        files.allocate(out, size)
         storage = torch.from_file(str(making), shared=True, size=size, dtype=torch.uint8)
         looked = _fill(storage[: torch.Size(shape).numel()].view(shape), splits, resize)
         os.fsync(out.fileno())  # mapped pages, too
@@ -199,13 +199,16 @@ def _read_record(file: Path, shape: tuple[int, ...]) -> Looked | None:
 @contextlib.contextmanager
 def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
     """One builder at a time; the kernel releases the lock when its process dies."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another process is preparing the same images; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        say("another process is preparing the same images; waiting for it")
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _make_room(folder: Path, newest: Path, most_gib: float) -> None:
