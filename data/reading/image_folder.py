@@ -62,6 +62,7 @@ def read_split(folder: ImageFolder, name: str, image_column: str | None, label_c
     """
     split = folder.splits[name]
     if split.table is None:
+        _refuse_columns(folder.dataset, image_column, label_column)
         joined = _one_form(_all_classes(folder), folder.notes)
         names = sorted({joined.get(label, label) for label in split.classes})
         labels, images = [joined.get(label, label) for label in split.classes], split.images
@@ -78,6 +79,13 @@ def read_split(folder: ImageFolder, name: str, image_column: str | None, label_c
     return Labelled(
         table, [position[label] for label in labels], range(len(labels)), names, declared=split.table is None
     )
+
+
+def _refuse_columns(dataset: str, image_column: str | None, label_column: str | None) -> None:
+    """Class folders have the columns that `datasets` gives them, and no others to choose from."""
+    for kind, named in (("image", image_column), ("label", label_column)):
+        if named not in (None, kind):
+            raise DataError(f"--{kind}_column_name {named}: {dataset} has folders of classes, and no table of columns")
 
 
 def _table_rows(

@@ -88,6 +88,14 @@ def test_named_folders_are_splits_whatever_their_names_and_nothing_else_is(tmp_p
         counts(folder, folders={"train": ".", "validation": "test"})
 
 
+@pytest.mark.parametrize("kind", ["image", "label"])
+def test_a_column_cannot_be_named_where_there_is_no_table(kind, tmp_path):
+    folder = write(tmp_path / "d", class_folders("train/", "val/"))
+    assert counts(folder, **{f"{kind}_column": kind})[:2] == (8, 8)
+    with pytest.raises(DataError, match=f"--{kind}_column_name foo: "):
+        counts(folder, **{f"{kind}_column": "foo"})
+
+
 def test_a_test_split_is_neither_trained_nor_validated_on(tmp_path):
     train, validation, _, notes = counts(write(tmp_path / "d", class_folders("Training/", "Testing/", count=10)))
     assert (train, validation) == (16, 4) and "splits not used: test" in notes
