@@ -41,7 +41,7 @@ def read(folder, name):
 
 
 def test_a_run_leaves_exactly_what_it_promises(finished):
-    assert {path.name for path in finished.iterdir()} == OUTPUT
+    assert {path.name for path in finished.iterdir()} == OUTPUT | {LOCK}
 
 
 def test_the_folder_holds_the_weights_that_scored_best(finished):
