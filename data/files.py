@@ -4,13 +4,17 @@ A file is built under a name that begins with `.tmp-` and renamed when it is com
 was left by a process that died; `remove_leftovers` deletes it.
 """
 
+import errno
 import hashlib
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 TEMPORARY = ".tmp-"
+FOLDERS_CAN_BE_FLUSHED = hasattr(os, "O_DIRECTORY")  # not on Windows
+ZEROS = bytes(2**20)
 
 
 def beside(target: Path) -> Path:
@@ -40,12 +44,27 @@ def _replace(path: Path, make: Callable[[Path], object]) -> None:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, has reached the disk (fsync)."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file's content, or a folder's list of names, has reached the disk (fsync).
+
+    Windows opens no folder: there a power cut may cost the last save. See `missing_promises`.
+    """
+    if not FOLDERS_CAN_BE_FLUSHED and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY if FOLDERS_CAN_BE_FLUSHED else os.O_RDWR)  # as Windows wants it
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def allocate(file: BinaryIO, size: int) -> None:
+    """Give a new file all its bytes now, so that a full disk shows here, and not as a crash while it is mapped."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    for start in range(0, size, len(ZEROS)):  # macOS, Windows
+        file.write(ZEROS[: size - start])
+    file.flush()
 
 
 def rename(source: Path, target: Path) -> None:
@@ -55,11 +74,40 @@ def rename(source: Path, target: Path) -> None:
 
 
 def link(name: Path, target: str) -> None:
-    """Point a symbolic link at `target` (relative) atomically: it is the old link or the new one, never missing."""
+    """Point a symbolic link at `target` (relative) atomically: it is the old link or the new one, never missing.
+
+    Where links may not be made, as by most users of Windows, it becomes a text file that holds the target's name.
+    """
     made = beside(name)
     made.unlink(missing_ok=True)
-    made.symlink_to(target)
+    try:
+        made.symlink_to(target)
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT):
+            raise
+        write_text(name, target)
+        return
     rename(made, name)
+
+
+def linked(name: Path) -> str | None:
+    """What `link` made `name` point at; None if it did not."""
+    try:
+        return str(name.readlink()) if name.is_symlink() else name.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+
+
+def missing_promises(folder: Path) -> list[str]:
+    """What this system cannot do for a run in `folder`, for people to read."""
+    lines = [] if FOLDERS_CAN_BE_FLUSHED else ["a folder cannot be flushed here: a power cut may cost the last save"]
+    probe = folder / f"{TEMPORARY}probe-{os.getpid()}"
+    try:
+        probe.symlink_to("target")
+        probe.unlink()
+    except (OSError, NotImplementedError):
+        lines.append("links cannot be made here: `best` is a file that holds the best checkpoint's name")
+    return lines
 
 
 def remove(folder: Path) -> None:

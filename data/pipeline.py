@@ -78,7 +78,8 @@ def stored_pipeline(
         storage = pixels["train"].storage.to(device)  # of both splits
         pixels = {name: Kept(storage, kept.rows.to(device)) for name, kept in pixels.items()}
         notes.append("on the GPU")
-    workers, why = choose_workers(options.workers, pixels["train"], device)
+    some = pixels["train" if len(splits.train) else "validation"]  # an evaluation alone has no training images
+    workers, why = choose_workers(options.workers, some, device)
     notes.append(f"{workers} workers ({why})")
     train = Images(pixels["train"], splits.train.labels)
     validation = Images(pixels["validation"], splits.validation.labels)

@@ -3,6 +3,7 @@
 Classes are compared, and joined, by name, never by index.
 """
 
+import unicodedata
 from collections import Counter
 
 import datasets
@@ -11,85 +12,79 @@ import torch
 from data import DataError
 from data.loading.streaming import Stream, Streams
 from data.reading import leaves
-from data.reading.columns import Labelled, find_column, read_labels, undecoded
+from data.reading.columns import Labelled, find_column, undecoded
+from data.reading.content import with_content
 from data.reading.splits import Split, Splits, check_classes
-from data.reading.tables import read_tables
+from data.reading.tables import Question, choose_splits, find_data
 
 BUILT_IN = "builtin:leaves"
 
 
 def load_splits(
-    dataset: str,
+    question: Question | str,
     *,
-    config_name: str | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
     validation_fraction: float = 0.15,
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
     seed: int = 42,
-    cache_dir: str | None = None,
-    offline: bool = False,
+    only_validation: bool = False,
 ) -> Splits:
     """Load a dataset for image classification.
 
     Args:
-        dataset: `builtin:leaves`, a local folder (the Hub's parquet layout, or an image folder
-            `train/CLASS/*.jpg`), or the name of a dataset on the Hub.
-        config_name: which configuration, where the dataset has several.
-        image_column: where the images are, when the column types do not tell.
-        label_column: where the classes are, likewise.
+        question: the data set: `builtin:leaves`, a local folder (the Hub's parquet layout, or an image folder
+            `train/CLASS/*.jpg`), an address of either, or the name of a dataset on the Hub.
         validation_fraction: share of `train` held out, stratified by class, if there is no validation split.
         max_train_samples: keep a seeded random subset of this many training images.
         max_eval_samples: the same for validation images.
         seed: of the hold-out and of the subsets.
-        cache_dir: of the Hub's downloads, with `datasets`' prepared tables below it; None for their own places.
-        offline: use what the Hub's local cache holds, and do not ask the network.
+        only_validation: leave the train split empty, and read none of it where there is a validation split.
 
     Raises:
         DataError: in one line, what is wrong with the name, the files, the columns, the classes or a split.
     """
+    question = Question(question) if isinstance(question, str) else question
+    dataset = question.dataset
     if dataset.startswith("builtin:"):
-        return _built_in(dataset, max_train_samples, max_eval_samples, seed)
-    notes: list[str] = []
-    tables, _ = read_tables(dataset, config_name, cache_dir, offline, notes)
-    found = {name: read_labels(table, dataset, image_column, label_column) for name, table in tables.items()}
+        return _built_in(dataset, 0 if only_validation else max_train_samples, max_eval_samples, seed)
+    data = find_data(question)
+    chosen = choose_splits(data.files, dataset, data.notes, need_train=not only_validation)
+    if only_validation and "validation" in chosen:
+        chosen.pop("train", None)
+    found = {name: data.read(split) for name, split in chosen.items()}
     if "validation" not in found:
-        found = _hold_out(found["train"], validation_fraction, seed, notes)
+        found = _hold_out(found["train"], validation_fraction, seed, data.notes)
+    if only_validation:
+        found["train"] = _select(found["validation"], [])
     label_names = found["train"].names
-    splits = {name: _to_split(name, item, label_names, dataset) for name, item in found.items()}
+    splits = {name: _to_split(name, item, label_names, dataset, data.notes) for name, item in found.items()}
     train = _subset(splits["train"], max_train_samples, seed)
     validation = _subset(splits["validation"], max_eval_samples, seed)
-    check_classes(train, validation, label_names, dataset)
-    return Splits(dataset, train, validation, label_names, notes)
+    check_classes(train, validation, label_names, dataset, trained_on=not only_validation)
+    return with_content(Splits(dataset, train, validation, label_names, data.notes), question.cache_dir)
 
 
-def load_streams(
-    dataset: str,
-    *,
-    config_name: str | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    cache_dir: str | None = None,
-    offline: bool = False,
-) -> Streams:
+def load_streams(question: Question | str) -> Streams:
     """The same for data sets that are read while training, and never stored.
 
     Raises:
         DataError: likewise; and if it has no validation split, or does not declare its classes, which could only be
             found by reading all of it.
     """
+    question = Question(question) if isinstance(question, str) else question
+    dataset = question.dataset
     if dataset.startswith("builtin:"):
         raise DataError(f"--streaming true: {dataset} is drawn, not read; name a folder, a Hub name or an address")
-    notes: list[str] = []
-    tables, files = read_tables(dataset, config_name, cache_dir, offline, notes, streaming=True)
-    if "validation" not in tables:
+    data = find_data(question)
+    chosen = choose_splits(data.files, dataset, data.notes)
+    if "validation" not in chosen:
         raise DataError(f"--dataset {dataset}: has no validation split, and none can be held out of a stream")
     streams, names = {}, {}
-    for name, table in tables.items():
+    for name, split in chosen.items():
+        table = data.stream(split)
         table = table if table.features else table._resolve_features()
-        image = find_column("image", table, dataset, image_column)
-        label = find_column("label", table, dataset, label_column)
+        image = find_column("image", table, dataset, question.image_column)
+        label = find_column("label", table, dataset, question.label_column)
         feature = table.features[label]
         if not isinstance(feature, datasets.ClassLabel):
             raise DataError(f"--dataset {dataset}: column '{label}' declares no classes, which a stream must")
@@ -98,7 +93,8 @@ def load_streams(
         streams[name] = Stream(name, table, image, label, _count(table, name))
     if names["train"] != names["validation"]:
         raise DataError(f"--dataset {dataset}: the classes of train and validation differ, or their order does")
-    return Streams(dataset, streams["train"], streams["validation"], names["train"], files, notes)
+    files = {name: data.files[split] for name, split in chosen.items()}
+    return Streams(dataset, streams["train"], streams["validation"], names["train"], files, data.notes)
 
 
 def _count(table: datasets.IterableDataset, name: str) -> int | None:
@@ -141,16 +137,20 @@ def _select(item: Labelled, rows: list[int]) -> Labelled:
     return Labelled(item.table.select(rows), values, rows, item.names, item.declared)
 
 
-def _to_split(name: str, item: Labelled, label_names: list[str], dataset: str) -> Split:
-    """Number the classes as in training, joined by name."""
-    different = set(item.names) ^ set(label_names) if item.declared else set(item.names) - set(label_names)
+def _to_split(name: str, item: Labelled, label_names: list[str], dataset: str, notes: list[str]) -> Split:
+    """Number the classes as in training, joined by name, however its accents are stored."""
+    as_trained = {unicodedata.normalize("NFC", label): label for label in label_names}
+    names = [as_trained.get(unicodedata.normalize("NFC", label), label) for label in item.names]
+    if other := [label for label, before in zip(names, item.names, strict=True) if label != before]:
+        notes.append(f"joined: names whose accents {name} stores otherwise than train: {', '.join(other)}")
+    different = set(names) ^ set(label_names) if item.declared else set(names) - set(label_names)
     if different:
         raise DataError(
             f"--dataset {dataset}: the classes of train and {name} differ in {', '.join(sorted(different))};"
             " both splits must have the same classes"
         )
     position = {label: index for index, label in enumerate(label_names)}
-    return Split(name, item.table, [position[item.names[value]] for value in item.values], item.rows)
+    return Split(name, item.table, [position[names[value]] for value in item.values], item.rows)
 
 
 def _subset(split: Split, most: int | None, seed: int) -> Split:

@@ -1,5 +1,6 @@
 """What a checkpoint's preprocessor_config.json says: the size that images get, and how pixels are normalised."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +72,8 @@ def read_preprocessing(processor: dict[str, Any]) -> Preprocessing:
         normalise = processor.get("do_normalize", True)
         mean, std = (_three(processor.get(name, [0.5] * 3)) for name in ("image_mean", "image_std"))
         factor = float(processor.get("rescale_factor", 1 / 255)) if processor.get("do_rescale", True) else 1.0
+        if not all(map(math.isfinite, (factor, *mean, *std))):
+            raise ValueError(f"image_mean {mean}, image_std {std} and rescale_factor {factor} must be finite")
         if min(height, width) < 1 or not factor > 0 or not all(value > 0 for value in std):
             raise ValueError("sizes, standard deviations and the rescale factor must be positive")
     except (TypeError, ValueError, OverflowError) as error:

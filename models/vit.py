@@ -6,6 +6,8 @@ SWAP HERE: `Classifier` is what the loop trains. Anything that maps uint8 images
 import inspect
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from transformers import ViTConfig, ViTForImageClassification
 from transformers.image_processing_base import ImageProcessingMixin
 
 from models import ModelError
+from models.classes import join, put_first, read_classes
+from models.config import check_parameters, notes_on, read_shape, sides
 from models.preprocessing import Normalize, Preprocessing, read_preprocessing
 
 WEIGHTS_FILE = "model.safetensors"
@@ -116,7 +120,8 @@ def load_model(
 ) -> LoadedModel:
     """Load or build a ViT that classifies into `label_names`.
 
-    The head is drawn from torch's global generator (normal, std 0.02, bias 0), so seed that first.
+    A checkpoint of the same classes, by name, keeps its head, with the classes in the order of `label_names`. A new
+    head is drawn from torch's global generator (normal, std 0.02, bias 0), so seed that first.
 
     Args:
         model: `builtin:small`, `builtin:tiny`, a checkpoint folder, or the name of a model on the Hub.
@@ -134,27 +139,43 @@ def load_model(
     if model.startswith("builtin:"):
         return _from_scratch(model, attn_implementation=attention, **labels)
     where = {"cache_dir": cache_dir, "local_files_only": offline}
-    try:
-        old, processor = _read_configs(model, where)
-        same_classes = _labels(old) == label_names
+    with _explained(model, offline):
+        checkpoint = _read_configs(model, where)
+        order = join(checkpoint.classes, label_names)
         vit, report = ViTForImageClassification.from_pretrained(
             model,
+            config=ViTConfig(**checkpoint.shape, **labels),  # nothing else of its config.json, such as problem_type
             dtype=dtype,  # the default keeps what the file has, which may be float16
             attn_implementation=attention,
             use_safetensors=True,  # never a pickle, which may run code
             ignore_mismatched_sizes=True,
             output_loading_info=True,
-            **labels,
             **where,
         )
-    except ModelError:
-        raise
-    except Exception as error:  # the library raises OSError, ValueError, SafetensorError, ...
-        raise ModelError(_explain(model, offline, error)) from error
-    notes = _check_keys(model, report, head_may_differ=not same_classes)
-    notes += _renew_head(vit, report, same_classes)
-    _check_size(model, vit.config, processor)
-    return LoadedModel(Classifier(vit, processor), not same_classes, notes)
+    notes = _check_keys(model, report, head_may_differ=order is None)
+    notes += _renew_head(vit, report) if order is None else _reorder_head(vit, order)
+    return LoadedModel(Classifier(vit, checkpoint.processor), order is None, notes + checkpoint.notes)
+
+
+def names_to_evaluate(
+    model: str, label_names: list[str], *, cache_dir: str | None = None, offline: bool = False
+) -> list[str]:
+    """Every class of a trained model, `label_names` first: loaded with these names it keeps its head.
+
+    Args:
+        model: as for `load_model`.
+        label_names: the classes of the data, which may be fewer.
+        cache_dir: the Hub cache to download to.
+        offline: use what that cache holds, and do not ask the network.
+
+    Raises:
+        ModelError: the model does not have a class of the data, or two of that name; names it.
+    """
+    if model.startswith("builtin:"):
+        raise ModelError(f"--eval_only: {model} is built untrained; name a model that is trained with --model")
+    with _explained(model, offline):
+        classes = _read_configs(model, {"cache_dir": cache_dir, "local_files_only": offline}).classes
+    return put_first(classes, label_names, model)
 
 
 def _quieten_transformers() -> None:
@@ -224,13 +245,48 @@ def _refuse_unusable_path(model: str) -> None:
         raise ModelError(f"--model {model}: there is no such folder")
 
 
-def _read_configs(model: str, where: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The contents of config.json and preprocessor_config.json."""
+@dataclass(frozen=True)
+class _Checkpoint:
+    """What a checkpoint's two JSON files say."""
+
+    shape: dict[str, Any]  # of the network: arguments of ViTConfig
+    classes: list[str]  # by index
+    processor: dict[str, Any]
+    notes: list[str]
+
+
+def _read_configs(model: str, where: dict[str, Any]) -> _Checkpoint:
+    """Read and check config.json and preprocessor_config.json, before anything is allocated."""
     _refuse_unusable_path(model)
-    config, _ = ViTConfig.get_config_dict(model, **where)
+    try:
+        config, _ = ViTConfig.get_config_dict(model, **where)
+    except (TypeError, AttributeError):  # of JSON that is no object
+        config = None
+    if not isinstance(config, dict):
+        raise ModelError(f"--model {model}: config.json holds no JSON object")
     if config.get("model_type") != "vit":
         raise ModelError(f"--model {model}: is a {config.get('model_type', 'nameless')} model; a vit is needed")
-    _check_sizes(model, config)
+    stored = [file.stat().st_size for file in Path(model).glob("*.safetensors")]
+    with _prefixed(f"--model {model}: config.json: "):
+        shape, classes = read_shape(config), read_classes(config)
+        check_parameters(shape, sum(stored) if stored else None)
+    processor = _read_processor(model, where)
+    _check_size(model, shape, processor)
+    with _prefixed(f"--model {model}: "):
+        read_preprocessing(processor)
+    return _Checkpoint(shape, classes, processor, notes_on(config))
+
+
+@contextmanager
+def _prefixed(prefix: str) -> Iterator[None]:
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{prefix}{error}") from error
+
+
+def _read_processor(model: str, where: dict[str, Any]) -> dict[str, Any]:
+    """The content of preprocessor_config.json, without the name of code to run."""
     try:
         processor, _ = ImageProcessingMixin.get_image_processor_dict(model, **where)
         if not isinstance(processor, dict):
@@ -239,33 +295,7 @@ def _read_configs(model: str, where: dict[str, Any]) -> tuple[dict[str, Any], di
         raise ModelError(
             f"--model {model}: holds no readable {PROCESSOR_FILE}, without which size, mean and std are unknown"
         ) from error
-    return config, processor
-
-
-def _check_sizes(model: str, config: dict[str, Any]) -> None:
-    """Refuse a folder whose config.json describes a larger model than its weights, before memory for it is taken."""
-    held = sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
-    if not held:
-        return  # a name on the Hub, or an error that the library tells
-    usual = ViTConfig()
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_channels")
-    hidden, inner, layers, channels = sizes = [config.get(name, getattr(usual, name)) for name in names]
-    image, patch = (config.get(name, getattr(usual, name)) for name in ("image_size", "patch_size"))
-    height, width = image if isinstance(image, list) else (image, image)
-    rows, columns = patch if isinstance(patch, list) else (patch, patch)
-    if not all(type(size) is int and size > 0 for size in (*sizes, height, width, rows, columns)):
-        raise ModelError(f"--model {model}: a size in its config.json is no positive whole number")
-    weights = layers * (4 * hidden * hidden + 2 * hidden * inner)
-    weights += hidden * (channels * rows * columns + (height // rows) * (width // columns))
-    if weights > held:  # a weight takes a byte at least
-        raise ModelError(
-            f"--model {model}: its config.json describes {weights:.1e} weights, its file has {held:.1e} bytes"
-        )
-
-
-def _labels(config: dict[str, Any]) -> list[str]:
-    """The class names of a config.json, by index; what it stores as {"0": "cat"}."""
-    return [name for _, name in sorted((int(index), name) for index, name in (config.get("id2label") or {}).items())]
+    return {name: value for name, value in processor.items() if name != "auto_map"}
 
 
 def _check_keys(model: str, report: dict[str, Any], head_may_differ: bool) -> list[str]:
@@ -280,9 +310,7 @@ def _check_keys(model: str, report: dict[str, Any], head_may_differ: bool) -> li
     return ["the checkpoint's pooler is not used"] if pooler else []
 
 
-def _renew_head(vit: ViTForImageClassification, report: dict[str, Any], same_classes: bool) -> list[str]:
-    if same_classes:
-        return []
+def _renew_head(vit: ViTForImageClassification, report: dict[str, Any]) -> list[str]:
     head = vit.classifier
     drawn = set(report["missing_keys"]) | {key for key, *_ in report["mismatched_keys"]}
     if not drawn & HEAD:  # as many classes, but other ones: the library has kept the old head
@@ -291,14 +319,33 @@ def _renew_head(vit: ViTForImageClassification, report: dict[str, Any], same_cla
     return [f"new head for {head.out_features} classes"]
 
 
-def _check_size(model: str, config: ViTConfig, processor: dict[str, Any]) -> None:
-    size, wanted = processor.get("size"), config.image_size
-    sides = [size.get("height"), size.get("width")] if isinstance(size, dict) else [size, size]
-    expected = list(wanted) if isinstance(wanted, list | tuple) else [wanted, wanted]
-    if sides != expected:
+@torch.no_grad()
+def _reorder_head(vit: ViTForImageClassification, order: list[int]) -> list[str]:
+    if order == sorted(order):
+        return []
+    for parameter in vit.classifier.parameters():
+        parameter.copy_(parameter[order])
+    return ["the head's classes reordered by name"]
+
+
+def _check_size(model: str, shape: dict[str, Any], processor: dict[str, Any]) -> None:
+    size, wanted = processor.get("size"), shape["image_size"]
+    stated = [size.get("height"), size.get("width")] if isinstance(size, dict) else [size, size]
+    if stated != sides(wanted):
         raise ModelError(f"--model {model}: {PROCESSOR_FILE} says size {size}, config.json image_size {wanted}")
-    if config.num_channels != 3:
-        raise ModelError(f"--model {model}: wants {config.num_channels} channels; images here have 3 (RGB)")
+    if shape["num_channels"] != 3:
+        raise ModelError(f"--model {model}: wants {shape['num_channels']} channels; images here have 3 (RGB)")
+
+
+@contextmanager
+def _explained(model: str, offline: bool) -> Iterator[None]:
+    """Whatever the library raises (OSError, ValueError, SafetensorError, ...) becomes one line."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(_explain(model, offline, error)) from error
 
 
 def _explain(model: str, offline: bool, error: Exception) -> str:

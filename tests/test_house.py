@@ -14,7 +14,7 @@ TRAIN = [
     *("errors", "distributed", "optimizers", "system", "config", "loss", "precision", "evaluate", "optim", "state"),
     *("checkpoint", "output", "loop", "setup", "main", "commands"),
 ]
-DATA = ["addresses", "seeds", "files", "cores", "plan", "reading", "cache", "loading", "sources", "pipeline"]
+DATA = ["addresses", "seeds", "files", "cores", "plan", "reading", "cache", "loading", "sources", "inspect", "pipeline"]
 
 
 def modules(package):

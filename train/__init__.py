@@ -11,9 +11,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
     os._exit(128 + number)
 
 
-# Under `python -m train.main` this is the first line of ours that runs. Until main() has its own handlers there is
-# nothing to save, and Python's would print a traceback. A program that imports this package keeps the handlers it has.
-if sys.argv[:1] == ["-m"]:
+# Under `python -m train.main` and `plainloop` these are the first lines of ours that run. Until main() has its own
+# handlers there is nothing to save, and Python's would print a traceback. Programs that import us keep theirs.
+if sys.argv and sys.argv[0].rpartition("/")[2] in ("-m", "plainloop"):
     for _number in (signal.SIGTERM, signal.SIGINT):
         if signal.getsignal(_number) != signal.SIG_IGN:
             signal.signal(_number, _stop)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ class Metrics:
     """What one evaluation found. The loss is cross-entropy in nats per image; all others are 0..1."""
 
     values: dict[str, float]  # loss, accuracy, f1_macro, ..., f1/CLASS
-    confusion: list[list[int]]  # [true class][predicted class], images
+    confusion: list[list[int]]  # [true class][predicted class], images; see also `of_first_classes`
     samples: int
     seconds: float
 
@@ -77,6 +77,26 @@ def evaluate(
     for name in PER_CLASS:
         values |= {f"{name}/{label}": value for label, value in zip(label_names, found[name].tolist(), strict=True)}
     return Metrics(values, found["confusion"].tolist(), samples, time.perf_counter() - started)
+
+
+def of_first_classes(metrics: Metrics, label_names: list[str]) -> Metrics:
+    """The metrics of data that has only the model's first classes, where they are averages over classes.
+
+    Args:
+        metrics: over all classes of the model.
+        label_names: of the classes that the data has.
+
+    Returns:
+        Macro averages over the classes that have images; rates of `label_names` alone; `confusion` with a last
+        column for images that were taken for any other class.
+    """
+    count = len(label_names)
+    rows = [[*row[:count], sum(row[count:])] for row in metrics.confusion[:count]]
+    present = [name for name, row in zip(label_names, rows, strict=True) if any(row)]
+    rates = {f"{kind}/{name}": metrics.values[f"{kind}/{name}"] for kind in PER_CLASS for name in label_names}
+    macro = {f"{kind}_macro": sum(rates[f"{kind}/{name}"] for name in present) / len(present) for kind in PER_CLASS}
+    summaries = {name: metrics.values[name] for name in ("loss", *SUMMARIES)} | macro
+    return replace(metrics, values=summaries | rates, confusion=rows)
 
 
 def _count_metrics(classes: int) -> MetricCollection:

@@ -3,7 +3,7 @@
 import gc
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -27,11 +27,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done. 1: the run failed. 2: something it was given cannot be used. 130, 143: stopped by Ctrl-C, SIGTERM.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
+
+    def work(signals: Signals) -> None:
+        with parsed(arguments) as config:
+            run(config, signals)
+
+    return ended(arguments, work)
+
+
+def ended(arguments: list[str], work: Callable[[Signals], None]) -> int:
+    """The exit code of a command, as `main` describes it; an error that a person can mend is one line."""
     signals = Signals()
     with tolerant_streams():
         try:
-            with signals, parsed(arguments) as config:
-                run(config, signals)
+            with signals:
+                work(signals)
         except LostProcessError:
             return 1  # the process that failed has printed why
         except Interrupted as interrupted:

@@ -7,17 +7,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from datasets import config as datasets_config
 from tqdm import tqdm
 
 from data import DataError, files, shortened
 from data.cores import usable_cores
+from data.reading.content import cache_folder
 from data.reading.decode import decode
-from data.reading.splits import Split, Splits, check_classes
+from data.reading.repeats import repeated, warnings_about
+from data.reading.splits import ChangedError, Split, Splits, check_classes, content
 
 MOST_LISTED = 5
+Result = TypeVar("Result")
 AT_ONCE = 256  # images queued for the threads; a million futures would fill the memory
 
 
@@ -28,6 +31,26 @@ class BadImage:
     split: str
     index: int
     problem: str  # begins with the image's name
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What decoding every image once has found. It depends on the data alone, and is kept beside what was decoded."""
+
+    bad: list[BadImage]
+    repeated: list[list[int]]  # positions in `all_images` of sound images of the same bytes
+
+    def document(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"bad": [vars(image) for image in self.bad], "repeated": self.repeated}
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any], images: int) -> "Looked":
+        """The opposite; KeyError, TypeError or ValueError if it is damaged, or older than this."""
+        groups = document["repeated"]
+        if not all(0 <= position < images for group in groups for position in group) or not all(groups):
+            raise ValueError("a position is that of no image")
+        return cls([BadImage(**image) for image in document["bad"]], groups)
 
 
 def check_images(splits: Splits, skip_bad: bool, cache_dir: str | None = None) -> Splits:
@@ -44,19 +67,36 @@ def check_images(splits: Splits, skip_bad: bool, cache_dir: str | None = None) -
         DataError: names the images that cannot be decoded.
     """
     known = cache_folder(cache_dir) / f"checked-{splits.fingerprint()}.json"
-    bad = _read(known)
-    if bad is None:
-        bad = find_bad_images(all_images(splits))
-        _write(known, bad)
-    elif bad:
-        bad = still_bad(splits, bad)
-    return leave_out(splits, bad, skip_bad)
+    looked = _read(known, len(splits.train) + len(splits.validation))
+    if looked is None:
+        looked = look_at_all(splits)
+        _write(known, looked)
+    return judged(splits, looked, skip_bad)
 
 
-def still_bad(splits: Splits, bad: Sequence[BadImage]) -> list[BadImage]:
-    """Decode them again: they may have been repaired in a way that the fingerprint does not see."""
-    by_name = {split.name: split for split in (splits.train, splits.validation)}
-    return find_bad_images([(by_name[image.split], image.index) for image in bad])
+def look_at_all(splits: Splits, keep: Callable[[int, torch.Tensor], None] | None = None) -> Looked:
+    """Decode every image; `keep` is called with its position in `all_images` and its pixels, in any thread."""
+    work = all_images(splits)
+    digests: list[bytes | None] = [None] * len(work)
+
+    def note(position: int, image: torch.Tensor, data: bytes) -> None:
+        digests[position] = content(data)
+        if keep is not None:
+            keep(position, image)
+
+    return Looked(find_bad_images(work, note), repeated(digests))
+
+
+def judged(splits: Splits, looked: Looked, skip_bad: bool) -> Splits:
+    """The splits without bad images, with a note on each, and on images that are there more than once.
+
+    Raises:
+        DataError: there are bad images and `skip_bad` is off.
+    """
+    kept = leave_out(splits, looked.bad, skip_bad)
+    # Added in place, because a copy of the splits would read every row for its fingerprint again.
+    kept.notes.extend(line for line in warnings_about(splits, looked.repeated) if line not in kept.notes)
+    return kept
 
 
 def leave_out(splits: Splits, bad: Sequence[BadImage], skip_bad: bool) -> Splits:
@@ -91,36 +131,42 @@ def all_images(splits: Splits) -> list[tuple[Split, int]]:
 
 
 def find_bad_images(
-    work: Sequence[tuple[Split, int]], keep: Callable[[int, torch.Tensor], None] | None = None
+    work: Sequence[tuple[Split, int]], keep: Callable[[int, torch.Tensor, bytes], None] | None = None
 ) -> list[BadImage]:
-    """Decode the images, in threads (Pillow's decoders release the lock), with a progress bar.
+    """Decode the images, in threads, with a progress bar.
 
     Args:
         work: (split, index) of each.
-        keep: called with the position in `work` and the decoded image, in any thread and order.
+        keep: called with the position in `work`, the decoded image and its bytes, in any thread and order.
     """
 
     def judge(position: int, item: tuple[Split, int]) -> BadImage | None:
         split, index = item
         try:
-            image = decode(split.read(index), split.image_name(index))
+            data = split.read(index)
+            image = decode(data, split.image_name(index))
+        except ChangedError:
+            raise
         except DataError as error:
             return BadImage(split.name, index, str(error))
         if keep is not None:
-            keep(position, image)
+            keep(position, image, data)
         return None
 
-    shown = "preparing images" if keep else "checking images"
+    return [bad for bad in in_threads(judge, work, "reading images") if bad is not None]
+
+
+def in_threads(
+    look: Callable[[int, tuple[Split, int]], Result], work: Sequence[tuple[Split, int]], shown: str
+) -> Iterator[Result]:
+    """`look(position, image)` for each image, in order, on all cores (Pillow's decoders release the lock)."""
     bar = tqdm(total=len(work), desc=shown, leave=False, disable=not sys.stderr.isatty())
     with bar, _threads() as pool:
-        bad = []
         for first in range(0, len(work), AT_ONCE):
             some = work[first : first + AT_ONCE]
-            for found in pool.map(judge, range(first, first + len(some)), some):
+            for result in pool.map(look, range(first, first + len(some)), some):
                 bar.update()
-                if found is not None:
-                    bad.append(found)
-        return bad
+                yield result
 
 
 @contextlib.contextmanager
@@ -135,22 +181,16 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(inner)
 
 
-def cache_folder(cache_dir: str | None) -> Path:
-    """Where results and prepared images are kept: beside the tables of `datasets`."""
-    folder = Path(cache_dir) / "datasets" if cache_dir else Path(datasets_config.HF_DATASETS_CACHE)
-    return folder / "plainloop"
-
-
-def _read(path: Path) -> list[BadImage] | None:
+def _read(path: Path, images: int) -> Looked | None:
     """The result of an earlier pass; None if there was none, or its file is damaged."""
     try:
-        return [BadImage(**image) for image in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError):
+        return Looked.from_document(json.loads(path.read_text(encoding="utf-8")), images)
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _write(path: Path, bad: list[BadImage]) -> None:
+def _write(path: Path, looked: Looked) -> None:
     """Keep the result. If the cache cannot be written, the next run only takes longer."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_text(path, json.dumps([vars(image) for image in bad]))
+        files.write_text(path, json.dumps(looked.document()))

@@ -6,7 +6,6 @@ build leaves nothing that looks finished. A second process waits for the file of
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -18,18 +17,10 @@ from pathlib import Path
 import PIL
 import torch
 import torchvision
+from filelock import FileLock, Timeout
 
 from data import DataError, files
-from data.cache.check import (
-    BadImage,
-    all_images,
-    cache_folder,
-    check_images,
-    find_bad_images,
-    good_rows,
-    leave_out,
-    still_bad,
-)
+from data.cache.check import Looked, cache_folder, check_images, good_rows, judged, look_at_all
 from data.reading.decode import Resize, decode
 from data.reading.splits import Split, Splits
 
@@ -125,23 +116,23 @@ def prepare_images(
         return splits, decoded, kind, reason
     if kind == "memory":
         storage = torch.empty(shape, dtype=torch.uint8)
-        bad = _fill(storage, splits, resize)
+        looked = _fill(storage, splits, resize)
     else:
-        storage, bad = _on_disk(splits, resize, shape, policy, say)
+        storage, looked = _on_disk(splits, resize, shape, policy, say)
     kept, offset = {}, 0
     for split in (splits.train, splits.validation):
-        kept[split.name] = Kept(storage, torch.tensor(good_rows(split, bad), dtype=torch.int64) + offset)
+        kept[split.name] = Kept(storage, torch.tensor(good_rows(split, looked.bad), dtype=torch.int64) + offset)
         offset += len(split)
-    return leave_out(splits, bad, skip_bad), kept, kind, reason
+    return judged(splits, looked, skip_bad), kept, kind, reason
 
 
-def _fill(storage: torch.Tensor, splits: Splits, resize: Resize) -> list[BadImage]:
-    """Decode all images into `storage`, uint8 [images, 3, h, w]; returns those that cannot be."""
+def _fill(storage: torch.Tensor, splits: Splits, resize: Resize) -> Looked:
+    """Decode all images into `storage`, uint8 [images, 3, h, w]."""
 
     def keep(row: int, image: torch.Tensor) -> None:
         storage[row] = resize(image)
 
-    return find_bad_images(all_images(splits), keep)
+    return look_at_all(splits, keep)
 
 
 def _on_disk(
@@ -150,15 +141,15 @@ def _on_disk(
     shape: tuple[int, ...],
     policy: CachePolicy,
     say: Callable[[str], None],
-) -> tuple[torch.Tensor, list[BadImage]]:
+) -> tuple[torch.Tensor, Looked]:
     folder = cache_folder(policy.folder)
     file = folder / f"images-{_key(splits, resize)}.bin"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(file.with_suffix(".lock"), say):
-            bad = _read_record(file, shape)
-            if bad is None or len(still_bad(splits, bad)) != len(bad):
-                bad = _build(file, splits, resize, shape)
+            looked = _read_record(file, shape)
+            if looked is None:
+                looked = _build(file, splits, resize, shape)
                 _make_room(folder, file, policy.disk_gib)
             os.utime(file)  # the least recently used file goes first
             storage = torch.from_file(str(file), shared=False, size=torch.Size(shape).numel(), dtype=torch.uint8)
@@ -166,7 +157,7 @@ def _on_disk(
         raise DataError(
             f"the image cache in {folder} cannot be written: {error.strerror or error}; --image_cache none does without"
         ) from error
-    return storage.view(shape), bad
+    return storage.view(shape), looked
 
 
 def _key(splits: Splits, resize: Resize) -> str:
@@ -176,31 +167,31 @@ def _key(splits: Splits, resize: Resize) -> str:
     return hashlib.blake2b(repr((splits.fingerprint(), resizing, versions)).encode(), digest_size=16).hexdigest()
 
 
-def _build(file: Path, splits: Splits, resize: Resize, shape: tuple[int, ...]) -> list[BadImage]:
+def _build(file: Path, splits: Splits, resize: Resize, shape: tuple[int, ...]) -> Looked:
     """Write the file, then its record. The caller holds the lock, so one temporary name is enough."""
     _record(file).unlink(missing_ok=True)
     making, size = file.with_suffix(".tmp"), max(1, torch.Size(shape).numel())
     with making.open("wb") as out:
-        os.posix_fallocate(out.fileno(), 0, size)  # a full disk shows now, and not as a crash while it is mapped
+        files.allocate(out, size)
         storage = torch.from_file(str(making), shared=True, size=size, dtype=torch.uint8)
-        bad = _fill(storage[: torch.Size(shape).numel()].view(shape), splits, resize)
+        looked = _fill(storage[: torch.Size(shape).numel()].view(shape), splits, resize)
         os.fsync(out.fileno())  # mapped pages, too
     making.replace(file)
-    files.write_text(_record(file), json.dumps({"shape": shape, "bad": [vars(image) for image in bad]}))
-    return bad
+    files.write_text(_record(file), json.dumps({"shape": shape} | looked.document()))
+    return looked
 
 
 def _record(file: Path) -> Path:
     return file.with_suffix(".json")
 
 
-def _read_record(file: Path, shape: tuple[int, ...]) -> list[BadImage] | None:
-    """The bad images of a finished file; None if it is missing, incomplete or of another shape."""
+def _read_record(file: Path, shape: tuple[int, ...]) -> Looked | None:
+    """What was found while a finished file was built; None if it is missing, incomplete or of another shape."""
     try:
         content = json.loads(_record(file).read_text(encoding="utf-8"))
         if content["shape"] != list(shape) or file.stat().st_size != torch.Size(shape).numel():
             return None
-        return [BadImage(**image) for image in content["bad"]]
+        return Looked.from_document(content, shape[0])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -208,13 +199,16 @@ def _read_record(file: Path, shape: tuple[int, ...]) -> list[BadImage] | None:
 @contextlib.contextmanager
 def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
     """One builder at a time; the kernel releases the lock when its process dies."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another process is preparing the same images; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        say("another process is preparing the same images; waiting for it")
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _make_room(folder: Path, newest: Path, most_gib: float) -> None:

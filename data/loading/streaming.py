@@ -20,7 +20,9 @@ from datasets.distributed import split_dataset_by_node
 
 from data import DataError
 from data.plan import Batch
+from data.reading.content import shard_identity
 from data.reading.decode import decode
+from data.reading.splits import CONTENT
 
 Row = tuple[int, dict, int]  # number in the stream of its process, image (bytes and path), class
 AHEAD = 4  # batches read and decoded before they are asked for
@@ -57,7 +59,17 @@ class Streams:
     notes: list[str] = field(default_factory=list)
 
     def fingerprint(self) -> str:
-        """Identity of the data: the class names, and the names of the shards in order."""
+        """Identity of the data: the class names, and the shards' names and what is known of their content, in order."""
+        identities = {file: shard_identity(file) for found in self.files.values() for file in found}
+        unknown = sum(not known for _, known in identities.values())
+        note = f"{unknown} shards have no checksum or ETag, so a change that keeps their size goes unnoticed"
+        if unknown and note not in self.notes:
+            self.notes.append(note)
+        known = [identities[file][0] for _, found in sorted(self.files.items()) for file in found]
+        return CONTENT + hashlib.blake2b(repr((self.tail_fingerprint(), known)).encode(), digest_size=16).hexdigest()
+
+    def tail_fingerprint(self) -> str:
+        """The same of runs that were started before content counted: names only."""
         names = {split: [file.rsplit("/", 1)[-1] for file in found] for split, found in self.files.items()}
         return hashlib.blake2b(repr((self.label_names, sorted(names.items()))).encode(), digest_size=16).hexdigest()
 

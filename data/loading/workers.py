@@ -98,6 +98,8 @@ class _Deaths:
 
     def hold_back(self) -> None:
         """Replace torch's handler, which the first iterator with workers installs."""
+        if not hasattr(signal, "SIGCHLD"):  # Windows: torch has no such handler there
+            return
         current = signal.getsignal(signal.SIGCHLD)
         if callable(current) and current != self._handle:
             self.torchs = current
@@ -127,9 +129,9 @@ def _deadline(seconds: float) -> Iterator[None]:
     """Interrupt the block a second after the loader's own timeout should have.
 
     The loader's covers waiting for a batch, but not fetching its memory from the worker that made it: a worker that
-    froze with a batch in the queue would hang the run forever.
+    froze with a batch in the queue would hang the run forever (as it still may on Windows, which has no such timer).
     """
-    if not seconds or threading.current_thread() is not threading.main_thread():
+    if not seconds or not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
 

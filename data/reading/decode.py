@@ -96,3 +96,27 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
     if values.min() < 0 or values.max() > 65535:
         raise DataError("integer pixels outside 0..65535 have no stated range; save with 8 or 16 bits")
     return ((values + 128) // 257).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says of itself."""
+
+    format: str
+    mode: str
+    width: int  # as stored, before it is turned upright
+    height: int
+    orientation: int  # of EXIF, 1 to 8; 1 is upright
+
+
+def read_header(data: bytes) -> Header | None:
+    """Format, mode, size and orientation, without decoding; None if there is no such header."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            # Of a PNG without metadata, getexif() would decode all pixels to look for some behind them.
+            has_metadata = image.format != "PNG" or any("exif" in str(key) or "xmp" in str(key) for key in image.info)
+            orientation = image.getexif().get(EXIF_ORIENTATION, 1) if has_metadata else 1
+            known = orientation if orientation in UPRIGHT else 1
+            return Header(image.format or "", image.mode, image.width, image.height, known)
+    except Exception:  # as in decode
+        return None

@@ -7,15 +7,15 @@ addresses are printed and recorded.
 import re
 import time
 from collections.abc import Callable
-from pathlib import PurePosixPath
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
-from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
 from data import DataError
 from data.addresses import refusal, without_secrets
+from data.reading.folders import is_image
+from data.reading.listing import list_store
 
 T = TypeVar("T")
 TRIES, PAUSE = 4, 0.5  # seconds, doubled after each try
@@ -29,11 +29,8 @@ def is_remote(dataset: str) -> bool:
     return "://" in dataset
 
 
-def list_remote(dataset: str) -> tuple[str, dict[str, list[str]]]:
-    """The data files below an address, by split, and the `datasets` module that reads them: parquet or imagefolder.
-
-    A split is named by a folder or the beginning of a file name: train, validation (valid, val, dev) or test. If no
-    name says, everything is train.
+def connect(dataset: str) -> tuple[Any, str, dict[str, dict]]:
+    """The file system of an address, its root there, and all files below it as `list_store` gives them.
 
     Raises:
         DataError: the address contains credentials, does not exist, may not be read, or holds no images.
@@ -42,18 +39,28 @@ def list_remote(dataset: str) -> tuple[str, dict[str, list[str]]]:
         raise DataError(f"--dataset {reason}")
     try:
         system, root = fsspec.core.url_to_fs(dataset)
-        # A web server lists no folders, so there the address names the file.
-        found = [root] if root.endswith(".parquet") else with_retries(lambda: system.find(root))
+        if root.endswith(".parquet"):  # a web server lists no folders, so there the address names the file
+            return system, root, {"": {"name": root}}
+        infos = with_retries(lambda: list_store(system, root))
     except Exception as error:  # each protocol's library raises its own types
         raise DataError(f"--dataset {dataset}: {explain(error, dataset)}") from error
-    addresses = sorted(system.unstrip_protocol(path) for path in found)
-    shards = [address for address in addresses if address.endswith(".parquet")]
-    pictures = [address for address in addresses if _suffix(address) in ImageFolder.EXTENSIONS]
-    tables = [address for address in addresses if address.rsplit("/", 1)[-1] in ImageFolder.METADATA_FILENAMES]
-    if not shards and not pictures:
+    if not any(path.endswith(".parquet") or is_image(path) for path in infos):
         raise DataError(f"--dataset {dataset}: no parquet file and no image there, or no such bucket or folder")
-    below = system.unstrip_protocol(root).rstrip("/")
-    return ("parquet", by_split(shards, below)) if shards else ("imagefolder", by_split(pictures + tables, below))
+    return system, root, infos
+
+
+def parquet_files(system: Any, root: str, infos: dict[str, dict]) -> dict[str, list[str]]:
+    """The addresses of the parquet files, by split; none if there are no such files.
+
+    A split is named by a folder or the beginning of a file name: train, validation (valid, val, dev) or test. If no
+    name says, everything is train.
+    """
+    shards = sorted(system.unstrip_protocol(info["name"]) for info in infos.values() if _is_parquet(info["name"]))
+    return by_split(shards, system.unstrip_protocol(root).rstrip("/"))
+
+
+def _is_parquet(path: str) -> bool:
+    return path.endswith(".parquet")
 
 
 def by_split(addresses: list[str], below: str) -> dict[str, list[str]]:
@@ -63,8 +70,8 @@ def by_split(addresses: list[str], below: str) -> dict[str, list[str]]:
         match = SPLIT_NAME.search(address.removeprefix(below).lower())
         name = match[1] if match else ""
         files.setdefault(CANONICAL.get(name, name), []).append(address)
-    if files.keys() == {""}:
-        return {"train": files[""]}
+    if files.keys() <= {""}:
+        return {"train": files[""]} if files else {}
     files.pop("", None)  # a README's picture beside the splits
     return files
 
@@ -83,9 +90,11 @@ def with_retries(work: Callable[[], T]) -> T:
     raise AssertionError("not reached")
 
 
-def explain(error: Exception, dataset: str) -> str:
-    """A library's error in one line that says what to do."""
-    text = without_secrets(" ".join(str(error).split()))[:300] or type(error).__name__  # it may name a signed address
+def explain(error: BaseException, dataset: str) -> str:
+    """A library's error in one line that says what to do: of a wrapper, the reason that it hides."""
+    while error.__cause__ is not None and not isinstance(error, FileNotFoundError | PermissionError):
+        error = error.__cause__
+    text = without_secrets(" ".join(str(error).split()))[:300] or type(error).__name__
     protocol = urlsplit(dataset).scheme
     if isinstance(error, ImportError | ValueError) and protocol in EXTRAS and EXTRAS[protocol] in text:
         return f'{protocol}:// needs the package {EXTRAS[protocol]}: pip install -e ".[s3]" has that of s3://'
@@ -95,7 +104,3 @@ def explain(error: Exception, dataset: str) -> str:
     if isinstance(error, PermissionError) or "Credentials" in name or "credentials" in text:
         return f"access is denied ({text}); credentials come from the environment, such as AWS_ACCESS_KEY_ID, or ~/.aws"
     return f"cannot be read: {text}"
-
-
-def _suffix(address: str) -> str:
-    return PurePosixPath(address).suffix.lower()

@@ -11,6 +11,18 @@ import datasets
 
 from data import DataError
 
+DIGEST_SIZE = 16  # bytes
+CONTENT = "content:"  # begins the fingerprints that all bytes count for; earlier ones have no such beginning
+
+
+def content(data: bytes) -> bytes:
+    """Digest of an encoded image."""
+    return hashlib.blake2b(data, digest_size=DIGEST_SIZE).digest()
+
+
+class ChangedError(DataError):
+    """An image is not what it was when this start read it first."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -20,6 +32,7 @@ class Split:
     table: datasets.Dataset
     labels: list[int]
     rows: Sequence[int] | None = None  # of each image in the dataset's own split; None if they are all of it
+    digests: bytes = b""  # `content` of each image, one after the other; empty if they have not been read yet
 
     def __len__(self) -> int:
         """Number of images."""
@@ -41,10 +54,32 @@ class Split:
         """The split with only these images, in this order."""
         rows = range(len(self)) if self.rows is None else self.rows
         labels = [self.labels[index] for index in indices]
-        return Split(self.name, self.table.select(indices), labels, [rows[index] for index in indices])
+        digests = b"".join(self.digest(index) for index in indices)
+        return Split(self.name, self.table.select(indices), labels, [rows[index] for index in indices], digests)
+
+    def digest(self, index: int) -> bytes:
+        """`content` of one image as it was when the split was loaded; empty if that was not read."""
+        return self.digests[index * DIGEST_SIZE : (index + 1) * DIGEST_SIZE]
+
+    def paths(self) -> list[str]:
+        """The path of each image, "" where it has none; reads no image."""
+        return [path or "" for path in self.table.flatten()["image.path"]]
 
     def read(self, index: int) -> bytes:
-        """The encoded bytes of one image; DataError if its file cannot be read."""
+        """The encoded bytes of one image; DataError if its file cannot be read, or has changed since it was hashed."""
+        data, digest = self._read(index), self.digest(index)
+        if any(digest) and content(data) != digest:
+            raise ChangedError(f"{self.image_name(index)}: has changed since this start read it first; start again")
+        return data
+
+    def read_or_nothing(self, index: int) -> bytes:
+        """The same; no bytes if they cannot be read."""
+        try:
+            return self._read(index)
+        except DataError:
+            return b""
+
+    def _read(self, index: int) -> bytes:
         image = self.table[index]["image"]
         if image is None or image == {"bytes": None, "path": None}:
             raise DataError(f"{self.image_name(index)}: the row holds no image")
@@ -67,15 +102,23 @@ class Splits:
     notes: list[str] = field(default_factory=list)  # what was decided on the way, for people to read
 
     def fingerprint(self) -> str:
-        """Identity of the data: class names, and each image's label, name, size and last bytes, in order.
+        """Identity of the data: class names, and each image's label, name and content, in order.
 
-        Independent of where the data lies, so that a run resumes after a move; cheap (no decoding). The last
-        64 bytes are entropy-coded pixels: re-encoding or editing an image changes them.
+        Independent of where the data lies, so that a run resumes after a move.
         """
         return self._fingerprint
 
-    @cached_property  # it reads every row
+    @cached_property
     def _fingerprint(self) -> str:
+        digest = hashlib.blake2b(repr(self.label_names).encode(), digest_size=16)
+        for split in (self.train, self.validation):
+            for index, (path, label) in enumerate(zip(split.paths(), split.labels, strict=True)):
+                bytes_digest = split.digest(index) or content(split.read_or_nothing(index))
+                digest.update(repr((split.name, label, Path(path).name, bytes_digest)).encode())
+        return CONTENT + digest.hexdigest()
+
+    def tail_fingerprint(self) -> str:
+        """The same of runs that were started before all bytes counted: each image's size and last 64 bytes."""
         digest = hashlib.blake2b(repr(self.label_names).encode(), digest_size=16)
         for split in (self.train, self.validation):
             for row, label in zip(split.table, split.labels, strict=True):
@@ -86,18 +129,20 @@ class Splits:
         return digest.hexdigest()
 
 
-def check_classes(train: Split, validation: Split, label_names: list[str], dataset: str) -> None:
+def check_classes(
+    train: Split, validation: Split, label_names: list[str], dataset: str, trained_on: bool = True
+) -> None:
     """Refuse data that cannot be trained or judged on.
 
     Raises:
         DataError: a split is empty, there is one class only, or two of the same name.
     """
-    for split in (train, validation):
+    for split in (train, validation) if trained_on else (validation,):
         if len(split) == 0:
             raise DataError(f"--dataset {dataset}: the {split.name} split is empty")
     if len(set(label_names)) != len(label_names):
         raise DataError(f"--dataset {dataset}: two classes have the same name: {', '.join(label_names)}")
-    if len(set(train.labels)) < 2:
+    if trained_on and len(set(train.labels)) < 2:
         only = label_names[train.labels[0]]
         raise DataError(f"--dataset {dataset}: every training image is '{only}'; two classes are needed")
 

@@ -1,37 +1,67 @@
-"""A dataset's name or folder -> one table for `train` and, where there is one, one for `validation`.
+"""A dataset's name or folder -> its splits, each as a table with the class of every image.
 
-The `datasets` library reads one split at a time: reading them together, it would silently map a split whose class list
-differs onto the *indices* of the first one's.
+Image folders are listed and read by the project's own rule (folders.py); parquet, arrow and Hub names by `datasets`,
+one split at a time: reading them together, it would silently map a split whose class list differs onto the *indices*
+of the first one's.
 """
 
 import logging
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder as HubImageFolder
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from data import DataError
-from data.reading.remote import explain, is_remote, list_remote, with_retries
+from data import DataError, shortened
+from data.reading.columns import Labelled, read_labels
+from data.reading.folders import SPLITS, ending, is_image
+from data.reading.image_folder import ImageFolder, arrange_folder, below, fetching, read_split
+from data.reading.listing import Listing, list_folder
+from data.reading.remote import connect, explain, is_remote, parquet_files, with_retries
 
-VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 Table = datasets.Dataset | datasets.IterableDataset
 Files = dict[str, list[str]]  # by split
+TABLE_ENDINGS = {".parquet", ".arrow"}
+ARCHIVES = {".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"}
 
 
-def read_tables(
-    dataset: str,
-    config_name: str | None,
-    cache_dir: str | None,
-    offline: bool,
-    notes: list[str],
-    streaming: bool = False,
-) -> tuple[dict[str, Table], Files]:
-    """The tables of `train` and, where there is one, `validation`, and the files of each.
+@dataclass(frozen=True)
+class Question:
+    """Which data set is asked for, and how it is to be read: the flags of the same names."""
+
+    dataset: str
+    config_name: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    cache_dir: str | None = None
+    offline: bool = False
+    folders: dict[str, str] = field(default_factory=dict)  # of the splits: --train_dir, ...
+
+    @property
+    def tables_dir(self) -> str | None:
+        """Where `datasets` keeps its tables."""
+        return str(Path(self.cache_dir) / "datasets") if self.cache_dir else None
+
+
+@dataclass(frozen=True)
+class Found:
+    """The splits that a data set has; each is read when it is asked for."""
+
+    files: Files
+    read: Callable[[str], Labelled]  # by the name that the data set gives the split
+    stream: Callable[[str], datasets.IterableDataset]
+    notes: list[str]
+
+
+def find_data(question: Question) -> Found:
+    """What a data set holds.
 
     Raises:
         DataError: there is no such data set, it has no train split, or it cannot be read.
@@ -39,51 +69,58 @@ def read_tables(
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     logging.getLogger("datasets").setLevel(logging.ERROR)
-    tables_dir = str(Path(cache_dir) / "datasets") if cache_dir else None
-    options: dict[str, Any] = {"split": "train", "cache_dir": tables_dir, "streaming": streaming}
-    source = dataset if is_remote(dataset) else _local_or_hub(dataset, cache_dir, offline)
+    with _explained(question.dataset):
+        return _find(question)
+
+
+@contextmanager
+def _explained(dataset: str) -> Iterator[None]:
+    """Errors of `datasets`, fsspec or a protocol's library, dozens of types, as one line."""
     try:
-        module, files, declared = _list(source, config_name, tables_dir)
-        chosen = _choose_splits(files, dataset, notes)
-        if module == "imagefolder":
-            options["drop_labels"] = False
-            _check_depth({name: files[split] for name, split in chosen.items()}, dataset)
-        tables: dict[str, Table] = {}
-        for name, split in chosen.items():
-            data_files = {"train": files[split]}
-            table = with_retries(lambda some=data_files: datasets.load_dataset(module, data_files=some, **options))
-            tables[name] = _as_declared(table, declared)
+        yield
     except DataError:
         raise
-    except Exception as error:  # of `datasets`, fsspec or a protocol's library: dozens of types
-        raise DataError(f"--dataset {dataset}: {explain(error.__cause__ or error, dataset)}") from error
-    if module == "imagefolder" and Path(source).is_dir() and not streaming:
-        unused = sum(len(found) for split, found in files.items() if split not in chosen.values())
-        _note_other_files(Path(source), sum(map(len, tables.values())) + unused, notes)
-    return tables, {name: files[split] for name, split in chosen.items()}
+    except Exception as error:
+        raise DataError(f"--dataset {dataset}: {explain(error, dataset)}") from error
+
+
+def _find(question: Question) -> Found:
+    dataset, notes = question.dataset, []
+    if is_remote(dataset):
+        system, root, infos = connect(dataset)
+        if files := parquet_files(system, root, infos):
+            _refuse_named(question, "parquet files")
+            return _of_datasets(question, "parquet", files, None, notes)
+        local = fetching(system, infos, question.tables_dir)
+        folder = arrange_folder(dataset, Listing(list(infos)), question.folders, local, None, notes)
+        return _of_folder(question, folder, lambda path: system.unstrip_protocol(infos[path]["name"]))
+    source = _local_or_hub(dataset, question.cache_dir, question.offline)
+    root = Path(source)
+    if root.is_dir():
+        listing = list_folder(root, dataset)
+        _refuse_archives(listing, dataset)
+        if question.folders or (_is_image_folder(listing) and not _card_names_files(root)):
+            _check_named(root, question)
+            if question.config_name:
+                raise DataError(f"--dataset_config_name {question.config_name}: an image folder has none")
+            folder = arrange_folder(dataset, listing, question.folders, below(root), root, notes)
+            return _of_folder(question, folder, lambda path: str(root / path))
+        if pictures := [path for path in listing.files if is_image(path)]:
+            notes.append(f"left out: {len(pictures)} images beside the tables: {shortened(pictures, 3)}")
+    _refuse_named(question, "a Hub name" if not root.is_dir() else "tables")
+    builder = datasets.load_dataset_builder(source, question.config_name, cache_dir=question.tables_dir)
+    files = {str(split): list(found) for split, found in (builder.config.data_files or {}).items()}
+    return _of_datasets(question, builder.name, files, builder.info.features, notes)
 
 
 def _local_or_hub(dataset: str, cache_dir: str | None, offline: bool) -> str:
     if Path(dataset).exists():
         if not Path(dataset).is_dir():
             raise DataError(f"--dataset {dataset}: is a file; name the folder that holds train/ and validation/")
-        if not any(path.is_file() for path in Path(dataset).rglob("*")):
-            raise DataError(f"--dataset {dataset}: the folder holds no files")
         return str(Path(dataset).resolve())
     if dataset.startswith((".", "/", "~")) or dataset.count("/") > 1 or dataset.endswith("/"):
         raise DataError(f"--dataset {dataset}: there is no such folder")
     return _cached_snapshot(dataset, cache_dir) if offline else dataset
-
-
-def _list(source: str, config_name: str | None, cache_dir: str | None) -> tuple[str, Files, datasets.Features | None]:
-    """The module of `datasets` that reads the files, the files by split, and the columns as the card declares them."""
-    if is_remote(source):
-        return *list_remote(source), None
-    builder = datasets.load_dataset_builder(source, config_name, cache_dir=cache_dir)
-    files = {str(split): list(found) for split, found in (builder.config.data_files or {}).items()}
-    if builder.name == "imagefolder":
-        files = _by_folders(files, source)
-    return builder.name, files, builder.info.features
 
 
 def _cached_snapshot(dataset: str, cache_dir: str | None) -> str:
@@ -96,30 +133,117 @@ def _cached_snapshot(dataset: str, cache_dir: str | None) -> str:
         ) from error
 
 
-def _choose_splits(files: Files, dataset: str, notes: list[str]) -> dict[str, str]:
-    """Which of the dataset's splits is `train`, and which, if any, is `validation`."""
-    if "train" not in files:
+def _is_image_folder(listing: Listing) -> bool:
+    """Whether the images are files, and not in tables."""
+    endings = {ending(path) for path in listing.files}
+    return any(map(is_image, listing.files + listing.unreadable)) and not endings & TABLE_ENDINGS
+
+
+def _card_names_files(root: Path) -> bool:
+    """Whether the README of a data set says, as on the Hub, which files are which split; `datasets` reads it then."""
+    try:
+        text = (root / "README.md").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return text.startswith("---") and "data_files:" in text.split("\n---", 1)[0]
+
+
+def _refuse_archives(listing: Listing, dataset: str) -> None:
+    archives = [path for path in listing.files if ending(path) in ARCHIVES]
+    others = {ending(path) for path in listing.files} - ARCHIVES
+    if not listing.files and not listing.unreadable:
+        raise DataError(f"--dataset {dataset}: the folder holds no files")
+    if archives and not (
+        others & TABLE_ENDINGS or any(map(is_image, listing.files)) or ".tar" in map(ending, archives)
+    ):
+        raise DataError(f"--dataset {dataset}: {shortened(archives, 3)} is an archive (zip, tar); unpack it first")
+
+
+def _refuse_named(question: Question, what: str) -> None:
+    if question.folders:
+        flags = ", ".join(f"--{split}_dir" for split in question.folders)
+        raise DataError(f"{flags}: name folders of images, and --dataset {question.dataset} is {what}")
+
+
+def _check_named(root: Path, question: Question) -> None:
+    for split, folder in question.folders.items():
+        path = Path(folder)
+        if path.is_absolute() or ".." in path.parts or not (root / folder).is_dir():
+            raise DataError(f"--{split}_dir {folder}: is no folder inside --dataset {question.dataset}")
+
+
+def _of_folder(question: Question, folder: ImageFolder, address: Callable[[str], str]) -> Found:
+    files = {name: [address(path) for path in split.images] for name, split in folder.splits.items()}
+
+    def read(name: str) -> Labelled:
+        with _explained(question.dataset):
+            return with_retries(lambda: read_split(folder, name, question.image_column, question.label_column))
+
+    def stream(name: str) -> datasets.IterableDataset:
+        split = folder.splits[name]
+        prefix = f"{split.folder}/" if split.folder not in ("", ".") else ""
+        if split.table or any(path.removeprefix(prefix).count("/") > 1 for path in split.images):
+            raise DataError(
+                f"--streaming true: {question.dataset} must hold images in SPLIT/CLASS/, and nothing deeper"
+            )
+        if odd := [file for file in files[name] if set(file) & set("*?[]") or "::" in file]:
+            raise DataError(f"--streaming true: {odd[0]}: such a name cannot be streamed; rename it")
+        with _explained(question.dataset):
+            return _load(question, "imagefolder", files[name], streaming=True, drop_labels=False)
+
+    return Found(files, read, stream, folder.notes)
+
+
+def _of_datasets(
+    question: Question, module: str, files: Files, declared: datasets.Features | None, notes: list[str]
+) -> Found:
+    options: dict[str, Any] = {"drop_labels": False} if module == "imagefolder" else {}
+    if module == "imagefolder":
+        _check_depth(files, question.dataset)
+
+    def table(name: str, streaming: bool) -> Table:
+        with _explained(question.dataset):
+            return _as_declared(_load(question, module, files[name], streaming=streaming, **options), declared)
+
+    def read(name: str) -> Labelled:
+        return read_labels(table(name, False), question.dataset, question.image_column, question.label_column)
+
+    return Found(files, read, lambda name: table(name, True), notes)
+
+
+def _load(question: Question, module: str, files: list[str], **options: Any) -> Table:
+    given = {"data_files": {"train": files}, "split": "train", "cache_dir": question.tables_dir}
+    return with_retries(lambda: datasets.load_dataset(module, **given, **options))
+
+
+def choose_splits(files: Files, dataset: str, notes: list[str], need_train: bool = True) -> dict[str, str]:
+    """Which of the dataset's splits is `train`, and which, if any, is `validation`; a test split is for neither.
+
+    Raises:
+        DataError: there is no train split.
+    """
+    validation = [name for name in ("validation", *SPLITS["validation"]) if name in files]
+    chosen = {"validation": validation[0]} if validation else {}
+    if "train" in files:
+        chosen = {"train": "train", **chosen}
+    elif need_train or not validation:
         raise DataError(f"--dataset {dataset}: has no train split; it has {', '.join(sorted(files)) or 'none'}")
-    chosen = {"train": "train"}
-    if validation := [name for name in VALIDATION_NAMES if name in files]:
-        chosen["validation"] = validation[0]
-    unused = sorted(set(files) - set(chosen.values()))
-    if unused:
+    if unused := sorted(set(files) - set(chosen.values())):
         notes.append(f"splits not used: {', '.join(unused)}")
     return chosen
 
 
 def _check_depth(files: Files, dataset: str) -> None:
     """Refuse an image beside the class folders, which would become a class named like the folder above them."""
-    images = [file for found in files.values() for file in found if Path(file).suffix.lower() in ImageFolder.EXTENSIONS]
-    has_table = any(Path(file).name in ImageFolder.METADATA_FILENAMES for found in files.values() for file in found)
+    images = [file for found in files.values() for file in found if is_image(file)]
+    has_table = any(Path(file).name in HubImageFolder.METADATA_FILENAMES for found in files.values() for file in found)
     depths = Counter(file.count("/") for file in images)
     if len(depths) > 1 and not has_table:
         stray = next(file for file in images if file.count("/") != depths.most_common(1)[0][0])
         raise DataError(f"--dataset {dataset}: {stray} is not as deep as the others; images belong in SPLIT/CLASS/")
 
 
-def _as_declared(table: datasets.Dataset, declared: datasets.Features | None) -> datasets.Dataset:
+def _as_declared(table: Table, declared: datasets.Features | None) -> Table:
     """Use the class names that the card declares for a column of plain numbers."""
     for name, feature in (declared or {}).items():
         if isinstance(feature, datasets.ClassLabel | datasets.Image) and isinstance(
@@ -127,22 +251,3 @@ def _as_declared(table: datasets.Dataset, declared: datasets.Features | None) ->
         ):
             table = table.cast_column(name, feature)
     return table
-
-
-def _note_other_files(folder: Path, used: int, notes: list[str]) -> None:
-    """Count the files that the loader of image folders leaves out because it does not know their ending."""
-    others = sum(path.name not in ImageFolder.METADATA_FILENAMES for path in _files_in(folder)) - used
-    if others > 0:
-        notes.append(f"{others} files in {folder} are not images, or not named in the table, and are not used")
-
-
-def _files_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-
-
-def _by_folders(files: Files, source: str) -> Files:
-    """If no folder is named like a split, everything is one split; `datasets` would read a split from `train_1.jpg`."""
-    folder, names = Path(source), {"train", "test", *VALIDATION_NAMES}
-    if not folder.is_dir() or any(path.is_dir() and path.name in names for path in folder.rglob("*")):
-        return files
-    return {"train": [str(path) for path in _files_in(folder)]}

@@ -1,30 +1,24 @@
-import io
 import json
 import shutil
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 
 import datasets
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Features, Value
-from PIL import Image
 
 from data import DataError
 from data.cache.check import check_images, find_bad_images
 from data.reading.splits import Split, Splits
+from data.reading.tables import Question
 from data.sources import load_splits
+from tests.data.making_images import png
 
 IMAGE = datasets.Image()
 BOTH = ("train", "validation")
-
-
-def png(number: int) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file, "PNG")
-    return file.getvalue()
 
 
 def images(count: int) -> list[dict]:
@@ -55,7 +49,13 @@ def parquet(folder: Path, columns: dict[str, list], features: Features, splits: 
 @pytest.fixture
 def load(tmp_path):
     """`load_splits` with its cache in the test's own folder."""
-    return lambda dataset, **options: load_splits(str(dataset), cache_dir=str(tmp_path / "cache"), **options)
+
+    def load(dataset: Path | str, **options) -> Splits:
+        names = {field.name for field in fields(Question)} & options.keys()
+        asked = {name: options.pop(name) for name in names}
+        return load_splits(Question(str(dataset), cache_dir=str(tmp_path / "cache"), **asked), **options)
+
+    return load
 
 
 @pytest.fixture
@@ -116,7 +116,10 @@ def test_other_splits_and_stray_files_are_noted(tmp_path, load):
     stray = {"notes.txt": b"hi", "train/a/Thumbs.db": b"x", ".hidden": b"x"}
     splits = load(write(tmp_path / "d", class_folders("train/", "val/", "test/") | stray))
     assert (len(splits.train), len(splits.validation)) == (8, 8)
-    assert splits.notes[0] == "splits not used: test" and splits.notes[1].startswith("2 files in ")
+    assert splits.notes == [
+        "left out: .txt: 1 files in the folder: not read as images",
+        "splits not used: test",
+    ]
 
 
 @pytest.mark.parametrize("parent", ["train/", ""], ids=["train only", "class folders at the top"])
@@ -432,7 +435,7 @@ def test_an_image_outside_the_class_folders_founds_no_class(tmp_path, load):
 def test_a_test_split_without_class_folders_does_not_stop_training(tmp_path, load):
     files = class_folders("train/", "val/") | {f"test/{number}.png": png(number) for number in range(3)}
     splits = load(write(tmp_path / "d", files))
-    assert splits.label_names == ["a", "b"] and splits.notes[0] == "splits not used: test"
+    assert splits.label_names == ["a", "b"] and splits.notes == ["left out: .png: 3 files in test: in no split"]
 
 
 # -- subsets, reading, identity ----------------------------------------------------------------------------

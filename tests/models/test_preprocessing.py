@@ -129,6 +129,16 @@ def test_what_would_silently_change_pixels_is_refused_by_name(change, named):
     assert "preprocessor_config.json" in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), -float("inf"), 10**400], ids=["nan", "inf", "-inf", "huge"]
+)
+@pytest.mark.parametrize("name", ["image_mean", "image_std", "rescale_factor"])
+def test_a_number_that_is_not_finite_is_refused(name, value):
+    with pytest.raises(ModelError, match=r"preprocessor_config\.json") as caught:
+        read_preprocessing(HALF | {name: value if name == "rescale_factor" else [0.5, value, 0.5]})
+    assert name in str(caught.value) or value == 10**400
+
+
 @pytest.mark.parametrize("change", [{"image_mean": 0.5}, {"image_std": None}, {"size": {"height": "x", "width": 1}}])
 def test_a_malformed_value_is_refused_in_one_line(change):
     with pytest.raises(ModelError):

@@ -1,6 +1,8 @@
 import json
 import pickle
 import shutil
+import time
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,10 +12,11 @@ import torch
 from huggingface_hub.utils import are_progress_bars_disabled
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import ViTForImageClassification, pipeline
 
 from models import ModelError
-from models.vit import PROCESSOR_FILE, Classifier, load_model, read_weights, save_model
+from models.vit import PROCESSOR_FILE, Classifier, load_model, names_to_evaluate, read_weights, save_model
 
 NAMES = ["rose", "tulip", "daisy"]
 BODY = "vit.encoder.layer.1.intermediate.dense.weight"  # some tensor that is not of the head
@@ -86,16 +89,91 @@ def test_as_many_but_other_classes_get_a_new_head(deit_tiny):
 
 @pytest.mark.parametrize(
     ("names", "new"),
-    [(NAMES, False), (NAMES[::-1], True), (["x", "y", "z"], True), (NAMES[:2], True), ([*NAMES, "lily"], True)],
-    ids=["same", "other order", "other names", "fewer", "more"],
+    [(NAMES, False), (["x", "y", "z"], True), (NAMES[:2], True), ([*NAMES, "lily"], True)],
+    ids=["same", "other names", "fewer", "more"],
 )
-def test_only_the_same_classes_in_the_same_order_keep_the_head(names, new, tiny):
+def test_only_the_same_classes_keep_the_head(names, new, tiny):
     loaded = load_model(str(tiny), names)
     before = load_file(tiny / "model.safetensors")["classifier.weight"]
     assert loaded.new_head == new and bool(loaded.notes) == new
     assert torch.equal(loaded.model.vit.classifier.weight, before) != new
     assert loaded.model.vit.config.id2label == dict(enumerate(names))
     assert loaded.model.vit.classifier.out_features == loaded.model.vit.config.num_labels == len(names)
+
+
+def answers(model: Classifier) -> dict[str, float]:
+    """The logits of one picture by the name of the class, composed."""
+    pixels = torch.arange(3 * 32 * 32).view(1, 3, 32, 32).remainder(251).to(torch.uint8)
+    names = model.vit.config.id2label.values()
+    with torch.no_grad():
+        logits = model.eval()(pixels)[0].tolist()
+    return {unicodedata.normalize("NFC", name): value for name, value in zip(names, logits, strict=True)}
+
+
+def shuffled_head(names: list[str], folder: Path) -> Classifier:
+    """A model whose classes differ in weight and bias, saved in `folder`."""
+    model = load_model("builtin:tiny", names).model
+    nn.init.normal_(model.vit.classifier.weight)
+    nn.init.normal_(model.vit.classifier.bias)
+    saved(model, folder)
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (NAMES, NAMES[::-1]),
+        ([str(number) for number in range(12)], sorted(str(number) for number in range(12))),
+        (["caf\u00e9", "tea"], ["tea", "cafe\u0301"]),
+    ],
+    ids=["other order", "numbers as text", "accents decomposed"],
+)
+def test_the_same_classes_in_another_order_keep_their_rows_of_the_head(old, new, dtype, tmp_path):
+    model = shuffled_head(old, tmp_path / "old")
+    loaded = load_model(str(tmp_path / "old"), new, dtype=dtype)
+    assert not loaded.new_head and loaded.notes == ["the head's classes reordered by name"]
+    assert answers(loaded.model) == pytest.approx(answers(model), abs=1e-5)
+    again = load_model(str(saved(loaded.model, tmp_path / "new")), new, dtype=dtype)
+    assert not again.notes and equal_states(again.model, loaded.model)
+    assert json.loads((tmp_path / "new/config.json").read_text())["label2id"] == {n: i for i, n in enumerate(new)}
+
+
+def test_a_class_spelled_with_another_accent_keeps_its_place_and_gets_the_datas_spelling(tmp_path):
+    shuffled_head(["caf\u00e9", "tea"], tmp_path / "old")
+    loaded = load_model(str(tmp_path / "old"), ["cafe\u0301", "tea"])
+    assert not loaded.new_head and loaded.notes == []
+    assert loaded.model.vit.config.id2label == {0: "cafe\u0301", 1: "tea"}
+
+
+@pytest.mark.parametrize("double", [["rose", "rose", "tulip"], ["caf\u00e9", "cafe\u0301", "tea"]])
+def test_classes_that_cannot_be_told_apart_are_not_joined(double, tiny):
+    change_json(tiny / "config.json", id2label=dict(enumerate(double)), label2id={})
+    assert not load_model(str(tiny), double).new_head  # nothing to join: the very same list
+    assert load_model(str(tiny), [double[1], double[2], "lily"]).new_head
+    assert load_model(str(tiny), [double[2], "cafe\u0301", "caf\u00e9"]).new_head
+
+
+def test_weights_in_another_order_are_read_by_name(tmp_path):
+    model = shuffled_head(NAMES, tmp_path / "old")
+    other = load_model("builtin:tiny", NAMES[::-1]).model
+    other.load_state_dict(read_weights(other, tmp_path / "old"))
+    assert answers(other) == pytest.approx(answers(model), abs=1e-5)
+
+
+@pytest.mark.parametrize("names", [NAMES, ["x", "y"]], ids=["kept head", "new head"])
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression", "single_label_classification", 7])
+def test_probabilities_add_up_to_one_whatever_the_checkpoint_was_trained_for(problem, names, tiny, tmp_path):
+    change_json(tiny / "config.json", problem_type=problem, num_labels=7)
+    loaded = load_model(str(tiny), names)
+    assert any("problem_type" in note for note in loaded.notes) == (problem != "single_label_classification")
+    out = saved(loaded.model, tmp_path / "out")
+    config = json.loads((out / "config.json").read_text())
+    assert config.get("problem_type") in (None, "single_label_classification")
+    assert config["id2label"] == {str(index): name for index, name in enumerate(names)}
+    assert config["label2id"] == {name: index for index, name in enumerate(names)} and "num_labels" not in config
+    found = pipeline("image-classification", model=str(out))(Image.new("RGB", (32, 32)), top_k=3)
+    assert sum(item["score"] for item in found) == pytest.approx(1)
 
 
 def test_twelve_classes_keep_their_order_and_their_head(tmp_path):
@@ -232,6 +310,137 @@ def test_json_of_another_shape_than_expected_is_refused_or_understood(file, tiny
     else:
         (tiny / file).write_text("[]")
         refusal(tiny)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"vit"', '["configuration_files"]'])
+def test_a_configuration_that_is_no_object_is_refused(text, tiny):
+    (tiny / "config.json").write_text(text)
+    assert "config.json" in refusal(tiny)
+
+
+NO_COUNT = [0, -1, 1.5, "32", True, None, [], {}, float("nan"), float("inf"), 10**9, 10**12, 10**400]
+NO_RATE = [-0.1, 1, 7, float("nan"), float("inf"), -float("inf"), "0.1", True, None, [0.1], 10**400]
+
+
+@pytest.mark.parametrize("names", [NAMES, ["x", "y"]], ids=["same classes", "other classes"])
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        *((key, NO_COUNT) for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")),
+        *((key, NO_COUNT) for key in ("image_size", "patch_size", "num_channels")),
+        *((key, [[32], [32, 32, 32], [32, 0], [32, "32"], [10**9, 1]]) for key in ("image_size", "patch_size")),
+        *((key, NO_RATE) for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "layer_norm_eps")),
+        ("initializer_range", [-1, float("nan"), float("inf"), "0.02", None, True]),
+        ("hidden_act", ["no_such", "xielu", "os.system", "torch.nn.GELU", "", 3, None, ["gelu"], {"gelu": 1}]),
+        ("qkv_bias", ["true", 1, None]),
+        ("num_attention_heads", [3, 64]),
+        ("patch_size", [33, [8, 64]]),
+        ("quantization_config", [{"quant_method": "bitsandbytes", "load_in_8bit": True}]),
+    ],
+)
+def test_an_impossible_value_is_refused_by_name_before_anything_is_allocated(key, values, names, tiny):
+    sound = (tiny / "config.json").read_text()
+    for value in values:
+        (tiny / "config.json").write_text(sound)
+        change_json(tiny / "config.json", **{key: value})
+        started = time.perf_counter()
+        message = refusal(tiny, names)
+        assert "config.json" in message and key in message, message
+        assert len(message) < 600 + len(str(tiny)) and time.perf_counter() - started < 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"num_hidden_layers": 400},
+        {"hidden_size": 8192},
+        {"intermediate_size": 65536},
+        {"image_size": 8192, "patch_size": 1},
+        {"hidden_size": 16384, "intermediate_size": 131072, "num_hidden_layers": 512},
+    ],
+)
+def test_a_network_far_larger_than_its_weights_is_refused_before_it_is_built(values, tiny):
+    change_json(tiny / "config.json", **values)
+    started = time.perf_counter()
+    message = refusal(tiny, ["x", "y"])
+    assert all(f"{name} {value}" in message for name, value in values.items()) and time.perf_counter() - started < 1
+
+
+@pytest.mark.parametrize(
+    "id2label",
+    [
+        {"zero": "rose", "1": "tulip", "2": "daisy"},
+        {"0": "rose", "2": "tulip", "3": "daisy"},
+        {"1": "rose", "2": "tulip", "3": "daisy"},
+        {"0": "rose", "00": "tulip", "1": "daisy"},
+        {"0": "rose", "1": "tulip", "1.0": "daisy"},
+        {"-1": "rose", "0": "tulip", "1": "daisy"},
+        {"0": "rose", "1": "tulip", "2": None},
+        {"0": "rose", "1": "tulip", "2": ["daisy"]},
+        ["rose", "tulip", "daisy"],
+        "rose",
+        3,
+    ],
+)
+def test_classes_whose_indices_or_names_are_no_list_are_refused(id2label, tiny):
+    change_json(tiny / "config.json", id2label=id2label)
+    assert "config.json: id2label" in refusal(tiny)
+    assert "config.json: id2label" in refusal(tiny, ["x", "y"])
+
+
+def test_numbers_as_names_of_classes_are_text(tiny):
+    change_json(tiny / "config.json", id2label={"0": 10, "1": 11, "2": 12})
+    assert not load_model(str(tiny), ["12", "10", "11"]).new_head
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("return_dict", False),
+        ("use_return_dict", False),
+        ("torchscript", True),
+        ("output_attentions", True),
+        ("output_hidden_states", True),
+        ("attn_implementation", "flash_attention_2"),
+        ("auto_map", {"AutoConfig": "evil.Config", "AutoModelForImageClassification": "evil.Model"}),
+        ("trust_remote_code", True),
+    ],
+)
+def test_what_would_change_the_output_or_run_code_is_neither_done_nor_passed_on(key, value, tiny, tmp_path):
+    (tiny / "evil.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\n")
+    before = answers(load_model(str(tiny), NAMES).model)
+    change_json(tiny / "config.json", **{key: value})
+    change_json(tiny / PROCESSOR_FILE, auto_map={"AutoImageProcessor": "evil.Processor"})
+    loaded = load_model(str(tiny), NAMES)
+    assert answers(loaded.model) == before
+    assert key.startswith(("use_", "attn")) or any(key in note for note in loaded.notes)
+    out = saved(loaded.model, tmp_path / "out")
+    written = json.loads((out / "config.json").read_text())
+    assert written.get(key) != value and "auto_map" not in (out / PROCESSOR_FILE).read_text()
+    assert not (tmp_path / "mark").exists()
+
+
+# -- classes of an evaluation ------------------------------------------------------------------------------
+
+
+def test_an_evaluation_keeps_every_class_and_puts_the_datas_first(tmp_path):
+    model = shuffled_head(["a", "b", "b", "caf\u00e9", "d"], tmp_path / "old")
+    names = names_to_evaluate(str(tmp_path / "old"), ["d", "cafe\u0301"])
+    assert names == ["d", "cafe\u0301", "a", "b", "b"]
+    loaded = load_model(str(tmp_path / "old"), names)
+    assert not loaded.new_head and answers(loaded.model) == pytest.approx(answers(model), abs=1e-5)
+
+
+@pytest.mark.parametrize(("names", "named"), [(["rose", "lily", "oak"], "lily, oak"), (["b"], "b"), (["c", "c"], "c")])
+def test_a_class_that_an_evaluation_cannot_place_is_named(names, named, tmp_path):
+    shuffled_head(["rose", "b", "b", "c"], tmp_path / "old")
+    with pytest.raises(ModelError, match=f": {named}(;|$)"):
+        names_to_evaluate(str(tmp_path / "old"), names)
+
+
+def test_an_untrained_model_is_not_evaluated():
+    with pytest.raises(ModelError, match="builtin:tiny is built untrained"):
+        names_to_evaluate("builtin:tiny", NAMES)
 
 
 # -- names -------------------------------------------------------------------------------------------------

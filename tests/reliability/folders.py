@@ -185,6 +185,7 @@ OUTSIDE = {
     "best elsewhere": link("best", "folder"),
     "the next checkpoint elsewhere": link("checkpoint-12", "folder"),
     "an older checkpoint elsewhere": link("checkpoint-1", "folder"),
+    "the lock elsewhere": link(".lock", "file"),
     "a leftover elsewhere": link(".tmp-x", "folder"),
     "checkpoint elsewhere": moved_out,
     "a state elsewhere": link(f"{NEWEST}/state.json", "file"),

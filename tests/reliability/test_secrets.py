@@ -8,6 +8,8 @@ import pytest
 
 from data.addresses import secret_in, without_secrets
 from tests.running import run_here, run_process
+from train.commands.inspect import main as inspect
+from train.main import main
 
 SECRETS = ("hunter2", "AKIASECRET", "hf_secretsecret")
 ADDRESSES = [
@@ -85,6 +87,14 @@ def test_no_secret_is_said_or_written(address, tmp_path, capsys, monkeypatch):
             continue  # YAML has a meaning of its own for backslashes
         everything = said_and_written(flags_for(address, where, tmp_path), tmp_path, capsys)
         assert not [secret for secret in SECRETS if secret in everything], where
+
+
+@pytest.mark.parametrize("flags", [(ADDRESSES[0],), ("--dataset", ADDRESSES[4]), ("--datset", ADDRESSES[4])], ids=str)
+def test_no_secret_is_said_by_inspect(flags, capsys):
+    for command in (inspect, main):
+        assert command(list(flags)) == 2
+        printed = capsys.readouterr()
+        assert not [secret for secret in SECRETS if secret in printed.out + printed.err] and "contains a" in printed.err
 
 
 def test_the_same_as_a_real_process_with_a_traceback(tmp_path):

@@ -13,7 +13,7 @@ from data.sources import load_splits
 from models.vit import load_model
 from train.config.metrics import choose_metric, metric_names
 from train.errors import ConfigError
-from train.evaluate import evaluate
+from train.evaluate import evaluate, of_first_classes
 from train.precision import Precision
 
 CPU = torch.device("cpu")
@@ -82,6 +82,19 @@ def test_rates_are_those_counted_by_hand():
 def test_two_classes_and_a_class_without_images_work():
     assert judge([0, 1, 1], [0, 1, 0], ["a", "b"]).values["accuracy"] == pytest.approx(2 / 3)
     assert judge([0, 1], [0, 1], ["a", "b", "c"]).confusion[2] == [0, 0, 0]
+
+
+def test_of_a_model_with_more_classes_the_averages_are_over_those_with_images():
+    everything = judge([0, 0, 1, 3, 3, 0], [0, 1, 1, 1, 0, 0], ["a", "b", "c", "d"])
+    found = of_first_classes(everything, ["a", "b", "c"])  # c has no image, d is not among the data's classes
+    assert found.confusion == [[2, 0, 0, 1], [1, 1, 0, 1], [0, 0, 0, 0]]
+    for name in ("loss", "accuracy", "f1/a", "recall/b"):
+        assert found.values[name] == everything.values[name]
+    assert found.values["accuracy"] == pytest.approx(3 / 6)
+    assert found.values["recall_macro"] == pytest.approx((2 / 3 + 1 / 3) / 2)
+    assert found.values["precision_macro"] == pytest.approx((2 / 3 + 1) / 2)
+    assert found.values["f1_macro"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert set(found.values) == set(metric_names(["a", "b", "c"]))
 
 
 def test_evaluation_leaves_the_mode_and_the_gradients_as_they_were():

@@ -24,7 +24,7 @@ from tests.running import ROOT, TIMES, records, run_here, run_process, same_tens
 OUTPUT = {
     *("model.safetensors", "config.json", "preprocessor_config.json", "README.md", "metrics.jsonl", "config.yaml"),
     *("train_results.json", "eval_results.json", "all_results.json", "trainer_state.json", "run.json"),
-    *("tensorboard", "best", "checkpoint-6", "checkpoint-12"),
+    *("tensorboard", "best", "checkpoint-6", "checkpoint-12", ".lock"),
 }
 
 
@@ -78,6 +78,60 @@ def test_evaluating_the_folder_gives_exactly_the_best_logged_metrics(finished, c
     assert run_here("--preset", "debug", "--model", finished, "--eval_only") == 0
     said = capsys.readouterr().out
     assert json.loads(said[said.index("{") :])["eval_loss"] == logged["eval_loss"]
+
+
+def folder_of(classes, folder):
+    """Three pictures of each class in both splits."""
+    noise = np.random.default_rng(5)
+    for split in ("train", "validation"):
+        for name in classes:
+            (folder / split / name).mkdir(parents=True)
+            for number in range(3):
+                pixels = noise.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+    return folder
+
+
+def test_a_model_is_evaluated_on_some_of_its_classes_by_name(finished, tmp_path, capsys):
+    names = ["healthy", "bean_rust"]
+    data = folder_of(names, tmp_path / "data")
+    assert run_here("--preset", "debug", "--dataset", data, "--model", finished, "--eval_only", "true") == 0
+    printed = capsys.readouterr().out
+    said = json.loads(printed[printed.index("{") :])
+    assert "the model has 3 classes, 1 of which the data does not have" in printed
+    classify = pipeline("image-classification", str(finished))
+    answers = {name: [] for name in sorted(names)}
+    for name, found in answers.items():
+        for number in range(3):
+            image = Image.open(data / "validation" / name / f"{number}.png")
+            found.append({item["label"]: item["score"] for item in classify(image, top_k=3)})
+    losses = [-math.log(scores[name]) for name, found in answers.items() for scores in found]
+    assert said["eval_loss"] == pytest.approx(sum(losses) / 6, abs=1e-4)
+    best = {name: [max(scores, key=scores.get) for scores in found] for name, found in answers.items()}
+    counts = [[row.count(name) for name in (*answers, "angular_leaf_spot")] for row in best.values()]
+    assert said["eval_confusion"] == counts and said["eval_samples"] == 6
+    assert said["eval_recall_macro"] == pytest.approx((counts[0][0] + counts[1][1]) / 6)
+    assert "eval_f1/healthy" in said and "eval_f1/angular_leaf_spot" not in said
+
+
+def test_a_model_is_not_evaluated_on_classes_it_does_not_have(finished, tmp_path, capsys):
+    data = folder_of(["healthy", "mildew", "bean_rust"], tmp_path / "data")
+    assert run_here("--preset", "debug", "--dataset", data, "--model", finished, "--eval_only", "true") == 2
+    assert re.fullmatch(r"error: .*: mildew; its own are .*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("hidden_dropout_prob", float("nan")), ("num_hidden_layers", 10**6), ("image_size", 10**9), ("id2label", [1])],
+)
+def test_a_model_with_an_impossible_configuration_is_one_line(key, value, finished, tmp_path, capsys):
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("model.safetensors", "preprocessor_config.json"):
+        (model / name).symlink_to(finished / name)
+    (model / "config.json").write_text(json.dumps(read(finished, "config.json") | {key: value}))
+    assert run_here("--preset", "debug", "--model", model, "--eval_only", "true") == 2
+    assert re.fullmatch(rf"error: --model .*config.json: {key} .*\n", capsys.readouterr().err)
 
 
 def test_from_pretrained_and_pipeline_just_work(finished, tmp_path):

@@ -96,7 +96,7 @@ class CheckpointFolder:
 
     def _point_at_best(self, step: int | None) -> None:
         name, link = f"checkpoint-{step}", self.folder / "best"
-        if (self.folder / name).is_dir() and not (link.is_symlink() and str(link.readlink()) == name):
+        if (self.folder / name).is_dir() and files.linked(link) != name:
             files.link(link, name)
 
     def prune(self, best: int | None) -> None:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from data.loading.streaming import Streams
+from data.reading.splits import CONTENT, Splits
 from train.checkpoint.best import keep_sound_best
 from train.checkpoint.folder import newest_sound
 from train.checkpoint.manifest import CheckpointError, read_manifest, verify
@@ -13,7 +15,7 @@ from train.distributed.process_group import is_lost_peer
 from train.errors import ConfigError, is_out_of_memory
 from train.state import TrainState
 from train.system.console import say
-from train.system.lock import Lock
+from train.system.lock import LOCK, Lock
 
 
 def check_identity(checkpoint: Path, identity: dict[str, Any]) -> None:
@@ -59,7 +61,7 @@ FREE = {
 # May be raised where the schedule does not depend on it.
 LENGTH = {"num_train_epochs", "max_steps"}
 # The flag is only a name: what it names is compared instead (fingerprint, weights, precision).
-BY_CONTENT = {"dataset", "model", "device", "precision"}
+BY_CONTENT = {"dataset", "train_dir", "validation_dir", "test_dir", "model", "device", "precision"}
 
 
 def identity(config: Config, decided: dict[str, Any], fixed_length: bool) -> dict[str, Any]:
@@ -78,6 +80,14 @@ def identity(config: Config, decided: dict[str, Any], fixed_length: bool) -> dic
     return flags | outcome | {"images_an_update": images} | decided.get("own", {})
 
 
+def fingerprint_as_saved(checkpoint: Path | None, splits: Splits | Streams) -> str:
+    """Identity of the data, computed as when the run was started: earlier runs looked at the images' ends only."""
+    saved = read_manifest(checkpoint)["identity"].get("dataset_fingerprint") if checkpoint else None
+    if isinstance(saved, str) and not saved.startswith(CONTENT):
+        return splits.tail_fingerprint()
+    return splits.fingerprint()
+
+
 def find_checkpoint(run: RunConfig, lock: Lock) -> Path | None:
     """The checkpoint to resume from; None to start at update 0.
 
@@ -88,8 +98,8 @@ def find_checkpoint(run: RunConfig, lock: Lock) -> Path | None:
     if asked is None:
         return None
     if is_run(output_dir):
-        lock.take(Path(output_dir))
         _refuse_links(Path(output_dir))
+        lock.take(Path(output_dir))
     if asked != "auto":
         try:
             verify(Path(asked))
@@ -110,7 +120,7 @@ def find_checkpoint(run: RunConfig, lock: Lock) -> Path | None:
 
 def _refuse_links(folder: Path) -> None:
     """What is opened for writing must lie in the run's folder; a folder from somebody else may have links instead."""
-    for name in (LOG, "tensorboard", "profile", "profile/trace.json"):
+    for name in (LOCK, LOG, "tensorboard", "profile", "profile/trace.json"):
         path = folder / name
         if path.is_symlink() or (path.exists() and not (path.is_file() or path.is_dir())):
             raise ConfigError(f"{path}: must be a file or folder of the run, and no link; put what it points to there")

@@ -27,16 +27,10 @@ def parse(argv: Sequence[str]) -> Config:
     Raises:
         ConfigError: an unknown flag, a wrong value, or a file that cannot be read.
     """
-    refuse_secrets(argv)
     typed, from_file = list(argv), []
     if argv and not argv[0].startswith("-"):
         typed, from_file = list(argv[1:]), file_tokens(argv[0])
-    tokens = from_file + typed
-    if dashes := [token for token in tokens if token == "--" or token.endswith("=--")]:
-        raise ConfigError(f"{dashes[0]}: -- has no meaning here")  # argparse would make an empty list of it
-    if strange := [token for token in tokens if not _is_utf8(token)]:
-        raise ConfigError(f"{strange[0]!a}: is not UTF-8, as this terminal passes it; set PYTHONUTF8=1, or rename it")
-    tokens = list(map(_spelled, tokens))
+    tokens = checked_tokens(from_file + typed)
     named = {token[2:].split("=")[0] for token in tokens if token.startswith("--")}
     if is_restart() and "resume_from_checkpoint" not in named:
         tokens.append("--resume_from_checkpoint=auto")
@@ -63,6 +57,16 @@ def parse(argv: Sequence[str]) -> Config:
     config = Config(run, data, model, recipe, reason, sorted(named))
     _check_together(config)
     return config
+
+
+def checked_tokens(tokens: list[str]) -> list[str]:
+    """Flags as the parser knows them; ConfigError for what no flag may hold."""
+    if dashes := [token for token in tokens if token == "--" or token.endswith("=--")]:
+        raise ConfigError(f"{dashes[0]}: -- has no meaning here")  # argparse would make an empty list of it
+    if strange := [token for token in tokens if not _is_utf8(token)]:
+        raise ConfigError(f"{strange[0]!a}: is not UTF-8, as this terminal passes it; set PYTHONUTF8=1, or rename it")
+    refuse_secrets(tokens)
+    return list(map(_spelled, tokens))
 
 
 def _check_together(config: Config) -> None:

@@ -23,6 +23,7 @@ def file_tokens(path: str) -> list[str]:
         ConfigError: the file cannot be read, is no such list, names a flag twice or one that does not exist, or has an
             alias (`*name`) or a tag (`!!name`).
     """
+    refuse_secrets([path])
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # a ValueError for a name with a zero byte

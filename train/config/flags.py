@@ -4,7 +4,7 @@ import argparse
 import difflib
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import Field, fields
 from typing import Any, NoReturn
 
@@ -52,12 +52,17 @@ def build_parser() -> Parser:
         for item in fields(section):
             if heading := item.metadata.get("heading"):
                 group = parser.add_argument_group(heading)
-            _add(group, item, hints[item.name])
+            _add(group, item, hints[item.name], _help(item))
     return parser
 
 
-def _add(group: Any, item: Field, hint: Any) -> None:
-    options: dict[str, Any] = {"default": item.default, "help": _help(item)}
+def add_flag(parser: Parser, section: type, item: Field, text: str | None = None) -> None:
+    """One flag of a section, for another command; without what a preset sets, which only training has."""
+    _add(parser, item, typing.get_type_hints(section)[item.name], (text or item.metadata["help"]).replace("%", "%%"))
+
+
+def _add(group: Any, item: Field, hint: Any, text: str) -> None:
+    options: dict[str, Any] = {"default": item.default, "help": text}
     kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
     if typing.get_origin(hint) is typing.Literal:
         options["choices"] = kinds
@@ -86,12 +91,12 @@ def _boolean(text: str) -> bool:
     return known[text.lower()]
 
 
-def unknown_flags(tokens: list[str]) -> Iterator[str]:
+def unknown_flags(tokens: list[str], known: Collection[str] = FLAGS.keys()) -> Iterator[str]:
     """What is wrong with tokens that belong to no flag; the value of an unknown flag is not counted again."""
     value_of_unknown = False
     for token in tokens:
         if token.startswith("--"):
-            close = difflib.get_close_matches(token.split("=")[0].lstrip("-"), FLAGS, n=1)
+            close = difflib.get_close_matches(token.split("=")[0].lstrip("-"), known, n=1)
             yield f"{token}: no such flag; {f'did you mean --{close[0]}?' if close else '--help lists every flag'}"
         elif not value_of_unknown:
             yield f"{token}: belongs to no flag; flags begin with --"

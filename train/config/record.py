@@ -9,6 +9,7 @@ import yaml
 from data import files
 from train.config.schema import FLAGS, OF_THE_START
 from train.errors import ConfigError
+from train.system.lock import LOCK
 
 RECORD = "run.json"  # written at the start of a run: its id, every flag, and what was decided automatically
 CONFIG = "config.yaml"  # the flags alone, for people, and to start the same run again
@@ -52,13 +53,18 @@ def check_output_dir(output_dir: str | None, resuming: bool) -> None:
     folder = Path(output_dir)
     if not folder.is_dir():
         raise ConfigError(f"--output_dir {output_dir}: is a file, not a folder")
-    if not resuming and any(not path.name.startswith(files.TEMPORARY) for path in _listed(folder)):
+    if not resuming and any(_belongs_to_something(path.name) for path in _listed(folder)):
         if not (folder / RECORD).is_file():
             raise ConfigError(f"--output_dir {output_dir}: is not empty, and holds no run; name a new folder")
         raise ConfigError(
             f"--output_dir {output_dir}: holds another run; name a new folder, or continue the run in it with"
             " --resume_from_checkpoint auto"
         )
+
+
+def _belongs_to_something(name: str) -> bool:
+    """Whether a file is more than what a run that never began left behind."""
+    return name != LOCK and not name.startswith(files.TEMPORARY)
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -79,6 +79,11 @@ class DataConfig:
         " of either (s3://, gs://, hf://, https://), or builtin:leaves.",
         heading="data",
     )
+    train_dir: str | None = flag(
+        None, "Folder of the train split inside --dataset, where the names of its folders do not say."
+    )
+    validation_dir: str | None = flag(None, "The same for the validation split.")
+    test_dir: str | None = flag(None, "The same for the test split, which is neither trained nor validated on.")
     dataset_config_name: str | None = flag(None, "Which configuration of a dataset that has several.")
     image_column_name: str | None = flag(None, "Column of the images, if the column types do not say.")
     label_column_name: str | None = flag(None, "Column of the classes, if the column types do not say.")

@@ -86,9 +86,9 @@ def is_lost_peer(error: Exception) -> bool:
 
 
 def kill_stopped_siblings() -> None:
-    """Kill the frozen ones: a stopped process reacts to SIGKILL only, which torchrun sends 30 s later."""
+    """Kill the frozen ones: a stopped process reacts to SIGKILL only, which torchrun sends 30 s later. Linux only."""
     for process in SIBLINGS:
-        with contextlib.suppress(OSError, IndexError):
+        with contextlib.suppress(OSError, IndexError, AttributeError):
             state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
             if state in "Tt":
                 os.kill(process, signal.SIGKILL)

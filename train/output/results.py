@@ -21,8 +21,8 @@ from train.config.schema import FLAGS, IMPORTS_CODE, Config, RecipeConfig
 from train.distributed.collectives import on_rank_zero
 from train.distributed.env import rank
 from train.distributed.parallel import shard
-from train.errors import ConfigError, RunError
-from train.evaluate import Metrics, evaluate
+from train.errors import RunError
+from train.evaluate import Metrics, evaluate, of_first_classes
 from train.output.model_card import write_model_card
 from train.output.pictures import MOST_CLASSES, confusion_picture, prediction_picture
 from train.output.run_output import RunOutput
@@ -180,7 +180,7 @@ def export(checkpoint: Path, folder: Path) -> None:
         if files.sha256(folder / name) != listed[name]["sha256"]:
             (folder / name).unlink()
             raise RunError(f"{folder / name}: differs from {checkpoint / name} as it was saved; check the disk")
-    if not (folder / "best").is_symlink() or (folder / "best").readlink() != Path(checkpoint.name):
+    if files.linked(folder / "best") != checkpoint.name:
         files.link(folder / "best", checkpoint.name)  # another one was the best, and is lost
 
 
@@ -196,15 +196,23 @@ def log_pictures(output: RunOutput, model: Classifier, state: TrainState, metric
 def print_evaluation(loaded: LoadedModel, data: DataPipeline, precision: Precision) -> None:
     """The metrics of --eval_only, as JSON on standard output.
 
-    Raises:
-        ConfigError: the model was not trained on these classes, so its head is new.
+    Args:
+        loaded: its first classes are those of the data, and it may have more.
+        data: whose validation images are judged.
+        precision: of the computation.
     """
-    if loaded.new_head:
-        raise ConfigError("--eval_only: the model was not trained on these classes; name one that was with --model")
+    names = list(loaded.model.vit.config.id2label.values())
     try:
-        metrics = evaluate(loaded.model, data.validation_batches(), precision, data.label_names)
+        metrics = evaluate(loaded.model, data.validation_batches(), precision, names)
     except WorkerError as error:
         raise RunError(f"--eval_only: {error}") from error
+    if more := len(names) - len(data.label_names):
+        metrics = of_first_classes(metrics, data.label_names)
+        say(
+            f"evaluation: the model has {len(names)} classes, {more} of which the data does not have: it may predict"
+            " them, and is wrong then (last column of the confusion counts); macro averages are over the classes that"
+            " have images"
+        )
     if rank() == 0:
         print(json.dumps(eval_results(metrics), indent=2), flush=True)
         if failure := getattr(sys.stdout, "failure", None):

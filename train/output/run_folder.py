@@ -8,6 +8,7 @@ from typing import Any
 from data import files
 from train.config.record import RECORD, check_output_dir, dataset_stem, is_run, read_record, write_record
 from train.errors import ConfigError
+from train.system.console import say
 from train.system.lock import Lock
 
 
@@ -43,6 +44,8 @@ def open_run(output_dir: str | None, flags: dict[str, Any], decided: dict[str, A
     check_output_dir(str(folder), resuming=False)  # again: another run may have started since the first check
     files.remove_leftovers(folder)
     write_record(folder, run_id, flags, decided)
+    for promise in files.missing_promises(folder):
+        say(f"system: {promise}")
     return folder, run_id
 
 

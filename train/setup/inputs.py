@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,9 +13,11 @@ from data.loading.streaming import Streams
 from data.pipeline import DataPipeline, LoadingOptions, stored_pipeline, streamed_pipeline
 from data.plan import Plan, StreamPlan, batches_per_epoch
 from data.reading.decode import Resize
+from data.reading.repeats import WARNING
 from data.reading.splits import Splits
+from data.reading.tables import Question
 from data.sources import load_splits, load_streams
-from models.vit import Classifier, LoadedModel, load_model
+from models.vit import Classifier, LoadedModel, load_model, names_to_evaluate
 from train.checkpoint import resume
 from train.config.schema import Config, RecipeConfig, RunConfig
 from train.distributed.collectives import on_rank_zero
@@ -43,17 +45,18 @@ class Inputs:
 def load_inputs(config: Config, precision: Precision, lock: Lock) -> Inputs:
     """Data and model; the model from a checkpoint if the run is resumed."""
     run = config.run
-    offline = _is_offline(config)
-    splits = _load_data(config, offline)
+    offline = is_offline(config)
+    splits = load_data(config, offline)
     checkpoint = on_rank_zero(lambda: resume.find_checkpoint(run, lock))
     torch.manual_seed(run.seed)  # before the model is built: the new head is drawn from it
-    loaded = _load_classifier(config, checkpoint, splits.label_names, precision, offline)
+    loaded = load_classifier(config, checkpoint, splits.label_names, precision, offline)
     started = time.perf_counter()
     splits, data = _build_pipeline(config, splits, loaded.model, precision.device)
+    data = replace(data, fingerprint=resume.fingerprint_as_saved(checkpoint, splits))
     return Inputs(precision, checkpoint, loaded, splits, data, time.perf_counter() - started)
 
 
-def _is_offline(config: Config) -> bool:
+def is_offline(config: Config) -> bool:
     """Whether a Hub name is to be loaded while the Hub cannot be reached."""
     if not (hub.is_hub_name(config.data.dataset) or hub.is_hub_name(config.model.model)):
         return False
@@ -63,35 +66,41 @@ def _is_offline(config: Config) -> bool:
     return unreachable is not None
 
 
-def _load_data(config: Config, offline: bool) -> Splits | Streams:
+def load_data(config: Config, offline: bool) -> Splits | Streams:
     """Both splits; no image has been looked at yet."""
     data, run = config.data, config.run
-    options = {
-        "config_name": data.dataset_config_name,
-        "image_column": data.image_column_name,
-        "label_column": data.label_column_name,
-        "cache_dir": run.cache_dir,
-        "offline": offline,
-    }
-    if data.streaming:
-        return load_streams(data.dataset, **options)
-    return load_splits(
+    folders = {"train": data.train_dir, "validation": data.validation_dir, "test": data.test_dir}
+    question = Question(
         data.dataset,
-        **options,
+        data.dataset_config_name,
+        data.image_column_name,
+        data.label_column_name,
+        run.cache_dir,
+        offline,
+        {split: folder for split, folder in folders.items() if folder is not None},
+    )
+    if data.streaming:
+        return load_streams(question)
+    return load_splits(
+        question,
         validation_fraction=data.train_val_split,
         max_train_samples=data.max_train_samples,
         max_eval_samples=data.max_eval_samples,
         seed=run.seed,
+        only_validation=run.eval_only,
     )
 
 
-def _load_classifier(
+def load_classifier(
     config: Config, checkpoint: Path | None, label_names: list[str], precision: Precision, offline: bool
 ) -> LoadedModel:
     """The model on its device, in the precision's dtype."""
     run, name = config.run, str(checkpoint or config.model.model)
     attention = choose_attention(precision.device, precision.name)
-    options = {"attention": attention, "cache_dir": run.cache_dir, "offline": offline}
+    where = {"cache_dir": run.cache_dir, "offline": offline}
+    if run.eval_only:  # the data may have fewer classes than the model
+        label_names = names_to_evaluate(name, label_names, **where)
+    options = {"attention": attention, **where}
     # Loaded as float32 and then widened, so that a new head is the same draw in every precision.
     loaded = load_model(name, label_names, **options)
     if precision.name == "fp64" and not loaded.new_head:  # it may have been saved in float64
@@ -139,10 +148,10 @@ def _build_pipeline(
         )
         sizes = f"{len(splits.train)} training and {len(splits.validation)} validation images"
     for note in splits.notes:
-        say(f"data: {note}")
+        say(note if note.startswith(WARNING) else f"data: {note}")
     say(f"data: {splits.dataset}: {sizes}, {len(splits.label_names)} classes: {', '.join(splits.label_names)}")
     if isinstance(splits, Splits):
-        for split in (splits.train, splits.validation):
+        for split in (splits.train, splits.validation) if len(splits.train) else (splits.validation,):
             say(f"data: {split.name}: {split.counts(splits.label_names)}")
     return splits, pipeline
 

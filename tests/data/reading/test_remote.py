@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
+from pathlib import Path
 
 import boto3
 import datasets
@@ -19,9 +20,12 @@ import pytest
 
 from data import DataError
 from data.loading.streaming import batched, shuffled_rows, stream_batches
-from data.reading.remote import by_split, list_remote
+from data.reading.remote import by_split, connect, parquet_files
+from data.reading.tables import Question, find_data
 from data.sources import load_splits, load_streams
 from tests.data.loading.test_loader import FIXED
+from tests.data.making_images import png
+from tests.data.reading.layouts import expected, random_layout
 from tests.data.test_sources import ClassLabel, Features, class_folders, images, write
 from tests.reliability.groups import start_group
 from tests.reliability.harness import finish, start
@@ -182,7 +186,7 @@ def test_splits_are_found_by_name():
 )
 def test_what_is_wrong_with_an_address_is_one_line_without_its_credentials(address, problem, shards, tmp_path):
     with pytest.raises(DataError) as caught:
-        load_splits(address, cache_dir=str(tmp_path))
+        load_splits(Question(address, cache_dir=str(tmp_path)))
     assert problem in str(caught.value) and "word" not in str(caught.value).replace("password", "")
     assert "Signature" not in str(caught.value) and "\n" not in str(caught.value)
 
@@ -204,8 +208,37 @@ def test_a_stream_needs_a_length_and_declared_classes(shards, tmp_path):
 
 
 def test_an_address_is_listed_by_split(shards):
-    module, files = list_remote(shards[1])
-    assert module == "parquet" and {name: len(found) for name, found in files.items()} == {"train": 4, "validation": 1}
+    files = parquet_files(*connect(shards[1]))
+    assert {name: len(found) for name, found in files.items()} == {"train": 4, "validation": 1}
+
+
+def test_random_layouts_in_a_bucket_are_read_by_the_rules(server, tmp_path):
+    server.create_bucket(Bucket="layouts")
+    read = 0
+    for seed in range(360):
+        paths, address = random_layout(seed), f"s3://layouts/{seed}/d [x]"
+        if any("\n" in path for path in paths):  # which this server cannot store
+            continue
+        content = {path: png(seed * 100 + number) for number, path in enumerate(paths)}
+        for path, data in content.items():
+            server.put_object(Bucket="layouts", Key=f"{seed}/d [x]/{path}", Body=data)
+        right = expected(paths)
+        if right is None:
+            with pytest.raises(DataError, match="--dataset"):
+                find_data(Question(address, cache_dir=str(tmp_path)))
+            continue
+        data = find_data(Question(address, cache_dir=str(tmp_path)))
+        for split in {split for split, _ in right.values()}:
+            labelled = data.read(split)
+            found = [
+                (Path(row["image"]["path"]).read_bytes(), labelled.names[value])
+                for row, value in zip(labelled.table, labelled.values, strict=True)
+            ]
+            assert sorted(found) == sorted(
+                (content[path], label) for path, (own, label) in right.items() if own == split
+            )
+        read += 1
+    assert read > 150
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])

@@ -1,0 +1,169 @@
+"""An image folder, here or at an address -> the images of each split with their classes."""
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from data import DataError, shortened
+from data.reading.columns import Labelled
+from data.reading.folders import SplitFolder, arrange, ending, is_image
+from data.reading.listing import Listing, fetch
+from data.reading.metadata import in_order, match, read_table
+
+HINTS = dict.fromkeys((".heic", ".heif"), "; convert them to JPEG")
+Paths = Callable[[list[str]], list[str]]  # relative paths -> files on this machine
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """A folder whose files are known."""
+
+    dataset: str
+    splits: dict[str, SplitFolder]
+    local: Paths
+    notes: list[str]
+
+
+def arrange_folder(
+    dataset: str, found: Listing, named: dict[str, str], local: Paths, root: Path | None, notes: list[str]
+) -> ImageFolder:
+    """Apply the rule of folders.py to a listing, and say what is left out.
+
+    Args:
+        dataset: its name, for messages.
+        found: its files.
+        named: folder of each split, as flags name it.
+        local: brings files to this machine.
+        root: where they are, if they are on this machine already.
+        notes: gets a line for each kind of file that is left out.
+    """
+    # What cannot be opened keeps its class for the moment, so that a class of nothing else does not vanish.
+    splits, outside = arrange(found.files + [path for path in found.unreadable if is_image(path)], dataset, named)
+    splits = {name: _without(split, set(found.unreadable), dataset) for name, split in splits.items()}
+    if found.unreadable:
+        which = shortened(found.unreadable, 3)
+        notes.append(f"left out: {len(found.unreadable)} pipes, devices, sockets or links to nothing: {which}")
+    if root is not None and found.linked:
+        _refuse_shared(splits, found, root, dataset)
+    _note_left_out(splits, outside, notes)
+    return ImageFolder(dataset, splits, local, notes)
+
+
+def read_split(folder: ImageFolder, name: str, image_column: str | None, label_column: str | None) -> Labelled:
+    """The images of a split and the class of each.
+
+    Raises:
+        DataError: its table cannot be used.
+    """
+    split = folder.splits[name]
+    if split.table is None:
+        _refuse_columns(folder.dataset, image_column, label_column)
+        joined = _one_form(_all_classes(folder), folder.notes)
+        names = sorted({joined.get(label, label) for label in split.classes})
+        labels, images = [joined.get(label, label) for label in split.classes], split.images
+    else:
+        rows = _table_rows(folder, split, image_column, label_column)
+        joined = _one_form([label for _, label in rows], folder.notes)
+        images, labels = [path for path, _ in rows], [joined.get(label, label) for _, label in rows]
+        names = in_order(labels)
+        if unlisted := sorted(set(split.images) - set(images)):
+            folder.notes.append(f"left out: {len(unlisted)} images not in {split.table}: {shortened(unlisted, 3)}")
+    position = {label: index for index, label in enumerate(names)}
+    features = datasets.Features(image=datasets.Image(decode=False))
+    table = datasets.Dataset.from_dict({"image": folder.local(images)}, features=features)
+    return Labelled(
+        table, [position[label] for label in labels], range(len(labels)), names, declared=split.table is None
+    )
+
+
+def _refuse_columns(dataset: str, image_column: str | None, label_column: str | None) -> None:
+    """Class folders have the columns that `datasets` gives them, and no others to choose from."""
+    for kind, named in (("image", image_column), ("label", label_column)):
+        if named not in (None, kind):
+            raise DataError(f"--{kind}_column_name {named}: {dataset} has folders of classes, and no table of columns")
+
+
+def _table_rows(
+    folder: ImageFolder, split: SplitFolder, image_column: str | None, label_column: str | None
+) -> list[tuple[str, str]]:
+    """(path, class) of the split's images, in the order of the table."""
+    [table] = folder.local([split.table])
+    where = split.table.rpartition("/")[0]
+    name = f"--dataset {folder.dataset}: {split.table}"
+    rows = read_table(Path(table), name, image_column, label_column, folder.notes)
+    rows = [(f"{where}/{file}" if where else file, label) for file, label in rows]
+    inside = split.folder + "/" if split.folder not in ("", ".") else ""
+    if not where and inside:  # the table of all splits
+        others = tuple(f"{other.folder}/" for other in folder.splits.values())
+        if outside := [file for file, _ in rows if not file.startswith(others)]:
+            raise DataError(f"{name}: {shortened(outside, 3)} is in none of the splits {', '.join(others)}")
+        rows = [(file, label) for file, label in rows if file.startswith(inside)]
+    return match(rows, split.images, name)
+
+
+def _all_classes(folder: ImageFolder) -> list[str]:
+    return [label for split in folder.splits.values() for label in set(split.classes)]
+
+
+def _one_form(labels: Iterable[str], notes: list[str]) -> dict[str, str]:
+    """Names whose accents are stored in two ways (a Mac's archive) -> the one composed form."""
+    forms: dict[str, set[str]] = defaultdict(set)
+    for label in labels:
+        forms[unicodedata.normalize("NFC", label)].add(label)
+    joined = {label: form for form, found in forms.items() if len(found) > 1 for label in found}
+    note = f"joined: names whose accents are stored in two ways: {shortened(sorted(set(joined.values())), 5)}"
+    if joined and note not in notes:
+        notes.append(note)
+    return joined
+
+
+def _without(split: SplitFolder, lost: set[str], dataset: str) -> SplitFolder:
+    if not split.classes:
+        return replace(split, images=[path for path in split.images if path not in lost])
+    kept = [(path, label) for path, label in zip(split.images, split.classes, strict=True) if path not in lost]
+    if vanished := sorted(set(split.classes) - {label for _, label in kept}):
+        raise DataError(f"--dataset {dataset}: class {vanished[0]} holds no regular file, only pipes or broken links")
+    return replace(split, images=[path for path, _ in kept], classes=[label for _, label in kept])
+
+
+def _refuse_shared(splits: dict[str, SplitFolder], found: Listing, root: Path, dataset: str) -> None:
+    """Two splits that links lead to the same file would validate on what was trained on."""
+    linked, seen = set(found.linked), {}
+    for name, split in splits.items():
+        for path in split.images:
+            real = (root / path).resolve() if path in linked else root / path
+            before, other = seen.setdefault(str(real), (name, path))
+            if before != name:
+                raise DataError(f"--dataset {dataset}: {path} and {other} are the same file, in {name} and in {before}")
+
+
+def _note_left_out(splits: dict[str, SplitFolder], outside: list[str], notes: list[str]) -> None:
+    """One line per ending: how many files, and where."""
+    where: dict[str, Counter[str]] = defaultdict(Counter)
+    for split in splits.values():
+        prefix = f"{split.folder}/" if split.folder not in ("", ".") else ""
+        for path in split.left_out:
+            first, slash, _ = path.removeprefix(prefix).partition("/")
+            where[ending(path)][f"class {first}" if slash and not split.table else prefix or "the folder"] += 1
+    for path in outside:
+        where[ending(path)][path.partition("/")[0] if "/" in path else "the folder"] += 1
+    for suffix, places in sorted(where.items()):
+        reason = "in no split" if is_image(f"x{suffix}") else "not read as images"
+        total = sum(places.values())
+        where_from = f"{total} files in {shortened(sorted(places), 3)}"
+        notes.append(f"left out: {suffix or 'no ending'}: {where_from}: {reason}{HINTS.get(suffix, '')}")
+
+
+def fetching(system: Any, infos: dict[str, dict], cache_dir: str | None) -> Paths:
+    """Relative paths at an address -> local copies."""
+    return lambda paths: fetch(system, [infos[path] for path in paths], cache_dir)
+
+
+def below(root: Path) -> Paths:
+    """Relative paths below a local folder -> whole ones."""
+    return lambda paths: [str(root / path) for path in paths]

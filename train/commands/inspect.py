@@ -1,0 +1,189 @@
+"""`plainloop inspect`: what a data set holds, and what is wrong with it, before anything is trained."""
+
+import json
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data import files
+from train.config.cli import checked_tokens
+from train.config.flag_file import file_tokens
+from train.config.flags import Parser, add_flag, unknown_flags
+from train.config.record import dataset_stem
+from train.config.schema import Config, DataConfig, ModelConfig, RecipeConfig, RunConfig
+from train.distributed.env import world_size
+from train.errors import ConfigError
+from train.main import ended
+from train.system import hub
+from train.system.signals import Signals
+
+if TYPE_CHECKING:
+    from data.inspect.survey import Seen
+    from data.reading.splits import Splits
+    from models.vit import Classifier
+    from train.precision import Precision
+
+JSON, HTML = "inspect.json", "inspect.html"
+MADE_BY = "plainloop inspect"  # in inspect.json, to know a folder of this command again
+DATA_FLAGS = (
+    *(
+        "dataset",
+        "train_dir",
+        "validation_dir",
+        "test_dir",
+        "dataset_config_name",
+        "image_column_name",
+        "label_column_name",
+        "train_val_split",
+    ),
+    *("max_train_samples", "max_eval_samples", "seed", "cache_dir"),
+)
+FLAGS_HERE = (*DATA_FLAGS, "model", "output_dir", "device", "precision", "debug")
+HELP = {
+    "model": "Folder of a run or checkpoint trained on these classes: lists labels that it contradicts.",
+    "output_dir": "Folder for inspect.json and inspect.html: new, empty, or of an earlier inspection, which is"
+    " replaced. Default: inspect-DATASET.",
+}
+DESCRIPTION = """Counts, sizes, broken files, duplicates (also across the splits, and with contradictory labels) of a
+data set, as a training with the same flags reads it. Of a training's CONFIG.yaml only the flags of the data count."""
+SURE = 0.8  # probability from which a model's contradiction is listed
+BATCH = 32
+
+
+def main(arguments: list[str]) -> int:
+    """Inspect, and return the exit code: 0 whatever was found, 2 for what cannot be used."""
+    return ended(arguments, lambda signals: run(arguments, signals))
+
+
+def parse(arguments: Sequence[str]) -> Config:
+    """The flags; ConfigError for one that is wrong or missing."""
+    typed, from_file = list(arguments), []
+    if typed and not typed[0].startswith("-"):
+        wanted = tuple(f"--{name}=" for name in DATA_FLAGS)
+        from_file = [token for token in file_tokens(typed.pop(0)) if token.startswith(wanted)]
+    parser = Parser(
+        prog="plainloop inspect",
+        usage="plainloop inspect [CONFIG.yaml] --dataset X [--model RUN] [--flag value ...]",
+        description=DESCRIPTION,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for section in (DataConfig, RunConfig, ModelConfig):
+        for item in fields(section):
+            if item.name in FLAGS_HERE:
+                add_flag(parser, section, item, HELP.get(item.name))
+    values, unknown = parser.parse_known_args(checked_tokens(from_file + typed))
+    if unknown:
+        raise ConfigError("; ".join(unknown_flags(unknown, FLAGS_HERE)))
+    if not values.dataset:
+        raise ConfigError("--dataset: name one")
+    sections = (
+        section(**{name: value for name, value in vars(values).items() if name in section.__dataclass_fields__})
+        for section in (RunConfig, DataConfig, ModelConfig)
+    )
+    return Config(*sections, RecipeConfig())
+
+
+def run(arguments: Sequence[str], _: Signals) -> None:
+    """Read the data, print what was found, and write it."""
+    config = parse(arguments)
+    if world_size() > 1:
+        raise ConfigError("plainloop inspect: works in one process; leave torchrun out")
+    folder = Path(config.run.output_dir or f"inspect-{dataset_stem(config.data.dataset)}")
+    check_folder(folder)
+    if config.run.cache_dir:
+        hub.move_caches(config.run.cache_dir)
+    # Imported only now: these take seconds, and a mistyped flag should not.
+    from data.inspect import report
+    from data.inspect.survey import look, survey, suspicious
+    from train.precision import choose_compute
+    from train.setup.inputs import is_offline, load_classifier, load_data
+    from train.system.console import say
+
+    offline = is_offline(config)
+    splits = load_data(config, offline)
+    if config.model.model:
+        precision = choose_compute(config.run)
+        loaded = load_classifier(config, None, splits.label_names, precision, offline)
+        if loaded.new_head:
+            raise ConfigError(f"--model {config.model.model}: was not trained on the classes of {splits.dataset}")
+        seen, probabilities = classified(splits, loaded.model, precision)
+    else:
+        seen, probabilities = [image for image, _ in look(splits)], None
+    found = {"made_by": MADE_BY, "model": config.model.model} | survey(splits, seen)
+    if probabilities is not None:
+        found["suspicious_labels"] = suspicious(splits, seen, probabilities, SURE)
+        found["about_suspicious_labels"] = report.EVIDENCE
+    for line in report.lines(found):
+        say(line)
+    write(folder, found, report.html(found, splits))
+    say(f"written: {folder / HTML}, {folder / JSON}")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse, before anything slow happens, a folder that holds anything but an earlier inspection.
+
+    Raises:
+        ConfigError: it is a file, holds something else, or cannot be read.
+    """
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"--output_dir {folder}: is a file, not a folder")
+        names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        names = {name for name in names if not name.startswith(files.TEMPORARY)}
+        if names and not (names <= {JSON, HTML} and _made_here(folder / JSON)):
+            raise ConfigError(f"--output_dir {folder}: holds something else than an inspection; name a new folder")
+    except OSError as error:
+        raise ConfigError(f"--output_dir {folder}: cannot be read: {error.strerror}") from error
+
+
+def _made_here(path: Path) -> bool:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["made_by"] == MADE_BY
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def write(folder: Path, found: dict[str, Any], page: str) -> None:
+    """Both files; inspect.json first, by which the folder is known again."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_text(folder / JSON, json.dumps(found, indent=2) + "\n")
+        files.write_text(folder / HTML, page)
+    except OSError as error:
+        raise ConfigError(f"--output_dir {folder}: cannot be written in: {error.strerror}") from error
+
+
+def classified(
+    splits: "Splits", model: "Classifier", precision: "Precision"
+) -> tuple[list["Seen"], list[list[float] | None]]:
+    """Every image, and the probability of each class; None for an image that cannot be decoded."""
+    import torch
+
+    from data.inspect.survey import look
+    from data.reading.decode import Resize
+
+    wanted = model.preprocessing
+    model.eval()
+    seen, probabilities = [], []
+    waiting: dict[int, torch.Tensor] = {}
+
+    def classify() -> None:
+        with torch.inference_mode(), precision.autocast():
+            rows = model(torch.stack(list(waiting.values())).to(precision.device)).float().softmax(-1).tolist()
+        for position, row in zip(waiting, rows, strict=True):
+            probabilities[position] = row
+        waiting.clear()
+
+    for image, pixels in look(splits, Resize(wanted.height, wanted.width, wanted.interpolation)):
+        seen.append(image)
+        probabilities.append(None)
+        if pixels is not None:
+            waiting[len(seen) - 1] = pixels
+        if len(waiting) == BATCH:
+            classify()
+    if waiting:
+        classify()
+    return seen, probabilities
