@@ -6,12 +6,11 @@ build leaves nothing that looks finished. A second process waits for the file of
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from data.reading.decode import Resize, decode
 from data.reading.splits import Split, Splits
 
 GIB = 2**30
+WAITING = "another process is preparing the same images; waiting for it"
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _on_disk(
     file = folder / f"images-{_key(splits, resize)}.bin"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(file.with_suffix(".lock"), say):
+        with files.alone(file.with_suffix(".lock"), lambda: say(WAITING)):
             bad = _read_record(file, shape)
             if bad is None or len(still_bad(splits, bad)) != len(bad):
                 bad = _build(file, splits, resize, shape)
@@ -181,9 +181,10 @@ def _build(file: Path, splits: Splits, resize: Resize, shape: tuple[int, ...]) -
     _record(file).unlink(missing_ok=True)
     making, size = file.with_suffix(".tmp"), max(1, torch.Size(shape).numel())
     with making.open("wb") as out:
-        os.posix_fallocate(out.fileno(), 0, size)  # a full disk shows now, and not as a crash while it is mapped
+        files.reserve(out, size)  # a full disk shows now, and not as a crash while it is mapped
         storage = torch.from_file(str(making), shared=True, size=size, dtype=torch.uint8)
         bad = _fill(storage[: torch.Size(shape).numel()].view(shape), splits, resize)
+        del storage  # Windows renames no file that is mapped
         os.fsync(out.fileno())  # mapped pages, too
     making.replace(file)
     files.write_text(_record(file), json.dumps({"shape": shape, "bad": [vars(image) for image in bad]}))
@@ -205,27 +206,16 @@ def _read_record(file: Path, shape: tuple[int, ...]) -> list[BadImage] | None:
         return None
 
 
-@contextlib.contextmanager
-def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """One builder at a time; the kernel releases the lock when its process dies."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another process is preparing the same images; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _make_room(folder: Path, newest: Path, most_gib: float) -> None:
     """Delete the least recently used files until all together take at most `most_gib`.
 
-    A file that another process has mapped stays readable there until that process ends.
+    A file that another process has mapped stays readable there until that process ends; Windows does not delete it.
     """
-    files = sorted(folder.glob("images-*.bin"), key=lambda file: file.stat().st_mtime_ns)
-    left = sum(file.stat().st_size for file in files)
-    for file in files:
+    found = sorted(folder.glob("images-*.bin"), key=lambda file: file.stat().st_mtime_ns)
+    left = sum(file.stat().st_size for file in found)
+    for file in found:
         if left > most_gib * GIB and file != newest:
             left -= file.stat().st_size
-            for part in (_record(file), file):  # not the lock: another process may be waiting for it
-                part.unlink(missing_ok=True)
+            with contextlib.suppress(PermissionError):
+                for part in (file, _record(file)):  # not the lock: another process may be waiting for it
+                    part.unlink(missing_ok=True)

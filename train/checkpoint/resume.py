@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from data import files
 from train.checkpoint.best import keep_sound_best
 from train.checkpoint.folder import newest_sound
 from train.checkpoint.manifest import CheckpointError, read_manifest, verify
@@ -86,11 +87,12 @@ def find_checkpoint(run: RunConfig, lock: Lock) -> Path | None:
     if is_run(output_dir):
         lock.take(Path(output_dir))
     if asked != "auto":
+        named = Path(files.follow(asked))
         try:
-            verify(Path(asked))
+            verify(named)
         except CheckpointError as error:
             raise ConfigError(f"--resume_from_checkpoint {error}; auto takes the newest sound one") from error
-        return Path(asked)
+        return named
     if not is_run(output_dir):
         say("resume: no run to continue yet, so this one starts at update 0")
         return None

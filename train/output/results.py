@@ -167,7 +167,7 @@ def export(checkpoint: Path, folder: Path) -> None:
         if files.sha256(folder / name) != listed[name]["sha256"]:
             (folder / name).unlink()
             raise RunError(f"{folder / name}: differs from {checkpoint / name} as it was saved; check the disk")
-    if not (folder / "best").is_symlink() or (folder / "best").readlink() != Path(checkpoint.name):
+    if files.linked(folder / "best") != checkpoint.name:
         files.link(folder / "best", checkpoint.name)  # another one was the best, and is lost
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from data import files
 from data.cache.prepared import CachePolicy
 from data.cores import usable_cores
 from data.loading.streaming import Streams
@@ -89,7 +90,7 @@ def _load_classifier(
     config: Config, checkpoint: Path | None, label_names: list[str], precision: Precision, offline: bool
 ) -> LoadedModel:
     """The model on its device, in the precision's dtype."""
-    run, name = config.run, str(checkpoint or config.model.model)
+    run, name = config.run, str(checkpoint or files.follow(config.model.model))
     attention = choose_attention(precision.device, precision.name)
     options = {"attention": attention, "cache_dir": run.cache_dir, "offline": offline}
     # Loaded as float32 and then widened, so that a new head is the same draw in every precision.

@@ -1,11 +1,11 @@
 """One process at a time per run folder."""
 
-import fcntl
 import os
 import weakref
 from pathlib import Path
 from typing import Self
 
+from data import files
 from train.errors import ConfigError
 
 
@@ -42,14 +42,9 @@ class Lock:
         """
         if folder in self:
             return
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(descriptor)
-            raise ConfigError(
-                f"--output_dir {folder}: another process is writing in it; wait, or name another"
-            ) from error
+        descriptor = files.lock(folder)
+        if descriptor is None:
+            raise ConfigError(f"--output_dir {folder}: another process is writing in it; wait, or name another")
         self._descriptors[folder.resolve()] = descriptor
 
 
@@ -59,4 +54,5 @@ def _let_go() -> None:
 
 
 _LOCKS: weakref.WeakSet[Lock] = weakref.WeakSet()
-os.register_at_fork(after_in_child=_let_go)
+if hasattr(os, "register_at_fork"):  # Windows forks no process
+    os.register_at_fork(after_in_child=_let_go)
