@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import PIL
 import torch
@@ -55,10 +56,21 @@ class Kept:
 
     storage: torch.Tensor  # uint8 [images of both splits, 3, h, w]: in memory, mapped from a file, or on a device
     rows: torch.Tensor  # int64: where each image of the split is in `storage`
+    file: Path | None = None  # that `storage` is mapped from
 
     def __getitem__(self, indices: Sequence[int]) -> torch.Tensor:
         """uint8 [n, 3, h, w], a copy."""
         return self.storage[self.rows[torch.as_tensor(indices)]]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker that is not forked, which maps the file by itself: torch sends it no mapped tensor."""
+        return vars(self) | ({"storage": self.storage.shape} if self.file else {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Map the file again; OSError if it is gone."""
+        vars(self).update(state)
+        if self.file:
+            vars(self)["storage"] = _mapped(self.file, state["storage"])
 
 
 Pixels = Decoded | Kept
@@ -124,13 +136,13 @@ def prepare_images(
         decoded = {split.name: Decoded(split, resize) for split in (splits.train, splits.validation)}
         return splits, decoded, kind, reason
     if kind == "memory":
-        storage = torch.empty(shape, dtype=torch.uint8)
+        storage, file = torch.empty(shape, dtype=torch.uint8), None
         bad = _fill(storage, splits, resize)
     else:
-        storage, bad = _on_disk(splits, resize, shape, policy, say)
+        storage, bad, file = _on_disk(splits, resize, shape, policy, say)
     kept, offset = {}, 0
     for split in (splits.train, splits.validation):
-        kept[split.name] = Kept(storage, torch.tensor(good_rows(split, bad), dtype=torch.int64) + offset)
+        kept[split.name] = Kept(storage, torch.tensor(good_rows(split, bad), dtype=torch.int64) + offset, file)
         offset += len(split)
     return leave_out(splits, bad, skip_bad), kept, kind, reason
 
@@ -150,7 +162,7 @@ def _on_disk(
     shape: tuple[int, ...],
     policy: CachePolicy,
     say: Callable[[str], None],
-) -> tuple[torch.Tensor, list[BadImage]]:
+) -> tuple[torch.Tensor, list[BadImage], Path]:
     folder = cache_folder(policy.folder)
     file = folder / f"images-{_key(splits, resize)}.bin"
     try:
@@ -161,12 +173,16 @@ def _on_disk(
                 bad = _build(file, splits, resize, shape)
                 _make_room(folder, file, policy.disk_gib)
             os.utime(file)  # the least recently used file goes first
-            storage = torch.from_file(str(file), shared=False, size=torch.Size(shape).numel(), dtype=torch.uint8)
+            storage = _mapped(file, shape)
     except OSError as error:
         raise DataError(
             f"the image cache in {folder} cannot be written: {error.strerror or error}; --image_cache none does without"
         ) from error
-    return storage.view(shape), bad
+    return storage, bad, file
+
+
+def _mapped(file: Path, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.from_file(str(file), shared=False, size=torch.Size(shape).numel(), dtype=torch.uint8).view(shape)
 
 
 def _key(splits: Splits, resize: Resize) -> str:
