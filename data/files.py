@@ -1,20 +1,25 @@
 """Atomic changes to the disk: everything that a run or a cache leaves behind is written through these functions.
 
 A file is built under a name that begins with `.tmp-` and renamed when it is complete. A `.tmp-` name in a run's folder
-was left by a process that died; `remove_leftovers` deletes it.
+was left by a process that died; `remove_leftovers` deletes it. What an operating system or a disk cannot do is done in
+another way here; `lost_promises` says what that costs.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import lock_descriptor
+
 TEMPORARY = ".tmp-"
-FOLDERS_CAN_BE_FLUSHED = hasattr(os, "O_DIRECTORY")  # not on Windows
-ZEROS = bytes(2**20)
+LOCK = ".lock"  # in a folder that cannot be locked itself
+FAULTS = (errno.ENOSPC, errno.EIO, errno.EROFS)  # of a disk: no reason to take another way
 
 
 def beside(target: Path) -> Path:
@@ -24,7 +29,7 @@ def beside(target: Path) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file atomically: write beside it, flush to the disk, rename. A failure leaves the old file."""
-    _replace(path, lambda made: made.write_text(text, encoding="utf-8"))
+    _replace(path, lambda made: made.write_text(text, encoding="utf-8", newline="\n"))
 
 
 def copy(source: Path, target: Path) -> None:
@@ -46,24 +51,74 @@ def _replace(path: Path, make: Callable[[Path], object]) -> None:
 def flush(path: Path) -> None:
     """Wait until a file's content, or a folder's list of names, has reached the disk (fsync).
 
-    Windows opens no folder: there a power cut may cost the last save. See `missing_promises`.
+    Windows opens no folder; there, nobody knows when a name has reached the disk.
     """
-    if not FOLDERS_CAN_BE_FLUSHED and path.is_dir():
+    if path.is_dir() and not _opens(path):
         return
-    descriptor = os.open(path, os.O_RDONLY if FOLDERS_CAN_BE_FLUSHED else os.O_RDWR)  # as Windows wants it
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows flushes only what it may write
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def allocate(file: BinaryIO, size: int) -> None:
-    """Give a new file all its bytes now, so that a full disk shows here, and not as a crash while it is mapped."""
+def _opens(folder: Path) -> bool:
+    """Whether folders can be opened here; PermissionError if only this one cannot, for lack of rights."""
+    try:
+        os.close(os.open(folder, os.O_RDONLY))
+    except PermissionError:
+        if not os.access(folder, os.R_OK):
+            raise
+        return False
+    return True
+
+
+def lost_promises(folder: Path) -> list[str]:
+    """What cannot be promised for this folder that holds elsewhere, a line each; tried out, not guessed."""
+    lost, probe = [], beside(folder / "probe")
+    if not _opens(folder):
+        lost.append("folders cannot be flushed to the disk here, so a power cut may cost the last save")
+    try:
+        if not _symlink(probe, "nothing"):
+            lost.append("links cannot be made here, so `best` is a text file that names the best checkpoint")
+    finally:
+        probe.unlink(missing_ok=True)
+    return lost
+
+
+def lock(folder: Path) -> int | None:
+    """A descriptor that keeps other processes from locking the folder until it is closed; None if one of them has."""
+    descriptor = os.open(*((folder, os.O_RDONLY) if _opens(folder) else (folder / LOCK, os.O_RDWR | os.O_CREAT)))
+    try:
+        if lock_descriptor(descriptor, blocking=False):
+            return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
+
+
+@contextlib.contextmanager
+def alone(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """One process at a time in this block, by a lock on a file; calls `waiting` if another is in it.
+
+    The lock ends with its process.
+    """
+    with path.open("a") as file:
+        if not lock_descriptor(file.fileno(), blocking=False):
+            waiting()
+            lock_descriptor(file.fileno())
+        yield
+
+
+def reserve(file: BinaryIO, size: int) -> None:
+    """Make a new file `size` bytes long, all of which have their place on the disk; OSError if it is full."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, size)
         return
-    for start in range(0, size, len(ZEROS)):  # macOS, Windows
-        file.write(ZEROS[: size - start])
+    for start in range(0, size, 2**20):  # macOS, Windows
+        file.write(bytes(min(2**20, size - start)))
     file.flush()
 
 
@@ -74,40 +129,45 @@ def rename(source: Path, target: Path) -> None:
 
 
 def link(name: Path, target: str) -> None:
-    """Point a symbolic link at `target` (relative) atomically: it is the old link or the new one, never missing.
+    """Point a symbolic link at `target`, a name beside it, atomically: it is the old link or the new, never missing.
 
-    Where links may not be made, as by most users of Windows, it becomes a text file that holds the target's name.
+    Where there are no links, a text file holds the target's name; `linked` and `follow` read both.
     """
     made = beside(name)
     made.unlink(missing_ok=True)
+    if _symlink(made, target):
+        rename(made, name)
+    else:
+        write_text(name, f"{target}\n")
+
+
+def _symlink(path: Path, target: str) -> bool:
+    """False where links cannot be made: by the system, the rights that it asks for, or the kind of disk."""
     try:
-        made.symlink_to(target)
+        path.symlink_to(target)
     except (OSError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT):
+        if getattr(error, "errno", None) in FAULTS:
             raise
-        write_text(name, target)
-        return
-    rename(made, name)
+        return False
+    return True
 
 
 def linked(name: Path) -> str | None:
-    """What `link` made `name` point at; None if it did not."""
-    try:
-        return str(name.readlink()) if name.is_symlink() else name.read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return None
+    """The target that `link` gave to `name`; None if there is none."""
+    if name.is_symlink():
+        return str(name.readlink())
+    with contextlib.suppress(OSError):
+        if name.is_file() and name.stat().st_size < 256:
+            found = re.fullmatch(rb"(\w[\w.-]*)\r?\n?", name.read_bytes())
+            return found[1].decode() if found else None
+    return None
 
 
-def missing_promises(folder: Path) -> list[str]:
-    """What this system cannot do for a run in `folder`, for people to read."""
-    lines = [] if FOLDERS_CAN_BE_FLUSHED else ["a folder cannot be flushed here: a power cut may cost the last save"]
-    probe = folder / f"{TEMPORARY}probe-{os.getpid()}"
-    try:
-        probe.symlink_to("target")
-        probe.unlink()
-    except (OSError, NotImplementedError):
-        lines.append("links cannot be made here: `best` is a file that holds the best checkpoint's name")
-    return lines
+def follow(name: str) -> str:
+    """The folder that a text file made by `link` names; any other name or address as it is."""
+    path = Path(name)
+    target = None if path.is_symlink() or path.is_dir() else linked(path)
+    return str(path.with_name(target)) if target and path.with_name(target).is_dir() else name
 
 
 def remove(folder: Path) -> None:

@@ -15,13 +15,13 @@ from data.reading import leaves
 from data.reading.columns import Labelled, find_column, undecoded
 from data.reading.content import with_content
 from data.reading.splits import Split, Splits, check_classes
-from data.reading.tables import Question, choose_splits, find_data
+from data.reading.tables import DatasetSpec, choose_splits, find_data
 
 BUILT_IN = "builtin:leaves"
 
 
 def load_splits(
-    question: Question | str,
+    spec: DatasetSpec | str,
     *,
     validation_fraction: float = 0.15,
     max_train_samples: int | None = None,
@@ -32,7 +32,7 @@ def load_splits(
     """Load a dataset for image classification.
 
     Args:
-        question: the data set: `builtin:leaves`, a local folder (the Hub's parquet layout, or an image folder
+        spec: the data set: `builtin:leaves`, a local folder (the Hub's parquet layout, or an image folder
             `train/CLASS/*.jpg`), an address of either, or the name of a dataset on the Hub.
         validation_fraction: share of `train` held out, stratified by class, if there is no validation split.
         max_train_samples: keep a seeded random subset of this many training images.
@@ -43,11 +43,11 @@ def load_splits(
     Raises:
         DataError: in one line, what is wrong with the name, the files, the columns, the classes or a split.
     """
-    question = Question(question) if isinstance(question, str) else question
-    dataset = question.dataset
+    spec = DatasetSpec(spec) if isinstance(spec, str) else spec
+    dataset = spec.dataset
     if dataset.startswith("builtin:"):
         return _built_in(dataset, 0 if only_validation else max_train_samples, max_eval_samples, seed)
-    data = find_data(question)
+    data = find_data(spec)
     chosen = choose_splits(data.files, dataset, data.notes, need_train=not only_validation)
     if only_validation and "validation" in chosen:
         chosen.pop("train", None)
@@ -61,21 +61,21 @@ def load_splits(
     train = _subset(splits["train"], max_train_samples, seed)
     validation = _subset(splits["validation"], max_eval_samples, seed)
     check_classes(train, validation, label_names, dataset, trained_on=not only_validation)
-    return with_content(Splits(dataset, train, validation, label_names, data.notes), question.cache_dir)
+    return with_content(Splits(dataset, train, validation, label_names, data.notes), spec.cache_dir)
 
 
-def load_streams(question: Question | str) -> Streams:
+def load_streams(spec: DatasetSpec | str) -> Streams:
     """The same for data sets that are read while training, and never stored.
 
     Raises:
         DataError: likewise; and if it has no validation split, or does not declare its classes, which could only be
             found by reading all of it.
     """
-    question = Question(question) if isinstance(question, str) else question
-    dataset = question.dataset
+    spec = DatasetSpec(spec) if isinstance(spec, str) else spec
+    dataset = spec.dataset
     if dataset.startswith("builtin:"):
         raise DataError(f"--streaming true: {dataset} is drawn, not read; name a folder, a Hub name or an address")
-    data = find_data(question)
+    data = find_data(spec)
     chosen = choose_splits(data.files, dataset, data.notes)
     if "validation" not in chosen:
         raise DataError(f"--dataset {dataset}: has no validation split, and none can be held out of a stream")
@@ -83,8 +83,8 @@ def load_streams(question: Question | str) -> Streams:
     for name, split in chosen.items():
         table = data.stream(split)
         table = table if table.features else table._resolve_features()
-        image = find_column("image", table, dataset, question.image_column)
-        label = find_column("label", table, dataset, question.label_column)
+        image = find_column("image", table, dataset, spec.image_column)
+        label = find_column("label", table, dataset, spec.label_column)
         feature = table.features[label]
         if not isinstance(feature, datasets.ClassLabel):
             raise DataError(f"--dataset {dataset}: column '{label}' declares no classes, which a stream must")

@@ -2,20 +2,15 @@
 
 import gc
 import sys
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from data import DataError
-from data.addresses import without_secrets
-from models import ModelError
 from train.config.schema import Config
-from train.distributed.env import check_environment, rank, world_size
-from train.errors import ConfigError, LostProcessError, RunError, is_out_of_memory
-from train.system.signals import Interrupted, Signals
-from train.system.streams import printable, tolerant_streams
+from train.distributed.env import check_environment, world_size
+from train.system.exit import ended
+from train.system.signals import Signals
 
 if TYPE_CHECKING:
     from train.precision import Precision
@@ -33,49 +28,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             run(config, signals)
 
     return ended(arguments, work)
-
-
-def ended(arguments: list[str], work: Callable[[Signals], None]) -> int:
-    """The exit code of a command, as `main` describes it; an error that a person can mend is one line."""
-    signals = Signals()
-    with tolerant_streams():
-        try:
-            with signals:
-                work(signals)
-        except LostProcessError:
-            return 1  # the process that failed has printed why
-        except Interrupted as interrupted:
-            print(f"stopped by {interrupted}", file=sys.stderr)
-            return interrupted.exit_code
-        except Exception as error:
-            found = explanation(error)
-            if signals.number and (found is None or isinstance(error, ImportError)):  # broke an import, say
-                print(f"stopped by {Interrupted(signals.number)}", file=sys.stderr)
-                return 128 + signals.number
-            if found is None or "--debug" in arguments:
-                sys.excepthook = _print_traceback
-                raise
-            text, code = found
-            who = f"rank {rank()}: error:" if rank() else "error:"
-            print(who, printable(without_secrets(" ".join(text.split()))), file=sys.stderr)  # one line
-            return code
-    return 0
-
-
-def explanation(error: Exception) -> tuple[str, int] | None:
-    """What to print for an error, and the exit code; None for one that nobody expected, which shows its traceback."""
-    if isinstance(error, RunError):
-        return str(error), 1
-    if is_out_of_memory(error):
-        return "out of memory; close other programs, or lower --per_device_train_batch_size or --cache_memory", 1
-    if isinstance(error, ImportError):
-        return f'a library cannot be loaded: {error}; install the package again: pip install -e "."', 1
-    return (str(error), 2) if isinstance(error, ConfigError | DataError | ModelError | OSError) else None
-
-
-def _print_traceback(*error: Any) -> None:
-    """A traceback in which libraries' texts show no signed address."""
-    print(without_secrets("".join(traceback.format_exception(*error))), end="", file=sys.stderr)
 
 
 @contextmanager

@@ -80,7 +80,8 @@ def look_at_all(splits: Splits, keep: Callable[[int, torch.Tensor], None] | None
     digests: list[bytes | None] = [None] * len(work)
 
     def note(position: int, image: torch.Tensor, data: bytes) -> None:
-        digests[position] = content(data)
+        split, index = work[position]
+        digests[position] = split.digest(index) or content(data)  # `read` has compared them
         if keep is not None:
             keep(position, image)
 

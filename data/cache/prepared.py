@@ -10,14 +10,14 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import PIL
 import torch
 import torchvision
-from filelock import FileLock, Timeout
 
 from data import DataError, files
 from data.cache.check import Looked, cache_folder, check_images, good_rows, judged, look_at_all
@@ -25,6 +25,7 @@ from data.reading.decode import Resize, decode
 from data.reading.splits import Split, Splits
 
 GIB = 2**30
+WAITING = "another process is preparing the same images; waiting for it"
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,21 @@ class Kept:
 
     storage: torch.Tensor  # uint8 [images of both splits, 3, h, w]: in memory, mapped from a file, or on a device
     rows: torch.Tensor  # int64: where each image of the split is in `storage`
+    file: Path | None = None  # that `storage` is mapped from
 
     def __getitem__(self, indices: Sequence[int]) -> torch.Tensor:
         """uint8 [n, 3, h, w], a copy."""
         return self.storage[self.rows[torch.as_tensor(indices)]]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker that is not forked, which maps the file by itself: torch sends it no mapped tensor."""
+        return vars(self) | ({"storage": self.storage.shape} if self.file else {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Map the file again; OSError if it is gone."""
+        vars(self).update(state)
+        if self.file:
+            vars(self)["storage"] = _mapped(self.file, state["storage"])
 
 
 Pixels = Decoded | Kept
@@ -115,13 +127,13 @@ def prepare_images(
         decoded = {split.name: Decoded(split, resize) for split in (splits.train, splits.validation)}
         return splits, decoded, kind, reason
     if kind == "memory":
-        storage = torch.empty(shape, dtype=torch.uint8)
+        storage, file = torch.empty(shape, dtype=torch.uint8), None
         looked = _fill(storage, splits, resize)
     else:
-        storage, looked = _on_disk(splits, resize, shape, policy, say)
+        storage, looked, file = _on_disk(splits, resize, shape, policy, say)
     kept, offset = {}, 0
     for split in (splits.train, splits.validation):
-        kept[split.name] = Kept(storage, torch.tensor(good_rows(split, looked.bad), dtype=torch.int64) + offset)
+        kept[split.name] = Kept(storage, torch.tensor(good_rows(split, looked.bad), dtype=torch.int64) + offset, file)
         offset += len(split)
     return judged(splits, looked, skip_bad), kept, kind, reason
 
@@ -141,23 +153,27 @@ def _on_disk(
     shape: tuple[int, ...],
     policy: CachePolicy,
     say: Callable[[str], None],
-) -> tuple[torch.Tensor, Looked]:
+) -> tuple[torch.Tensor, Looked, Path]:
     folder = cache_folder(policy.folder)
     file = folder / f"images-{_key(splits, resize)}.bin"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(file.with_suffix(".lock"), say):
+        with files.alone(file.with_suffix(".lock"), lambda: say(WAITING)):
             looked = _read_record(file, shape)
             if looked is None:
                 looked = _build(file, splits, resize, shape)
                 _make_room(folder, file, policy.disk_gib)
             os.utime(file)  # the least recently used file goes first
-            storage = torch.from_file(str(file), shared=False, size=torch.Size(shape).numel(), dtype=torch.uint8)
+            storage = _mapped(file, shape)
     except OSError as error:
         raise DataError(
             f"the image cache in {folder} cannot be written: {error.strerror or error}; --image_cache none does without"
         ) from error
-    return storage.view(shape), looked
+    return storage, looked, file
+
+
+def _mapped(file: Path, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.from_file(str(file), shared=False, size=torch.Size(shape).numel(), dtype=torch.uint8).view(shape)
 
 
 def _key(splits: Splits, resize: Resize) -> str:
@@ -172,9 +188,10 @@ def _build(file: Path, splits: Splits, resize: Resize, shape: tuple[int, ...]) -
     _record(file).unlink(missing_ok=True)
     making, size = file.with_suffix(".tmp"), max(1, torch.Size(shape).numel())
     with making.open("wb") as out:
-        files.allocate(out, size)
+        files.reserve(out, size)  # a full disk shows now, and not as a crash while it is mapped
         storage = torch.from_file(str(making), shared=True, size=size, dtype=torch.uint8)
         looked = _fill(storage[: torch.Size(shape).numel()].view(shape), splits, resize)
+        del storage  # Windows renames no file that is mapped
         os.fsync(out.fileno())  # mapped pages, too
     making.replace(file)
     files.write_text(_record(file), json.dumps({"shape": shape} | looked.document()))
@@ -196,30 +213,16 @@ def _read_record(file: Path, shape: tuple[int, ...]) -> Looked | None:
         return None
 
 
-@contextlib.contextmanager
-def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """One builder at a time; the kernel releases the lock when its process dies."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        say("another process is preparing the same images; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _make_room(folder: Path, newest: Path, most_gib: float) -> None:
     """Delete the least recently used files until all together take at most `most_gib`.
 
-    A file that another process has mapped stays readable there until that process ends.
+    A file that another process has mapped stays readable there until that process ends; Windows does not delete it.
     """
-    files = sorted(folder.glob("images-*.bin"), key=lambda file: file.stat().st_mtime_ns)
-    left = sum(file.stat().st_size for file in files)
-    for file in files:
+    found = sorted(folder.glob("images-*.bin"), key=lambda file: file.stat().st_mtime_ns)
+    left = sum(file.stat().st_size for file in found)
+    for file in found:
         if left > most_gib * GIB and file != newest:
             left -= file.stat().st_size
-            for part in (_record(file), file):  # not the lock: another process may be waiting for it
-                part.unlink(missing_ok=True)
+            with contextlib.suppress(PermissionError):
+                for part in (file, _record(file)):  # not the lock: another process may be waiting for it
+                    part.unlink(missing_ok=True)

@@ -98,7 +98,7 @@ class _Deaths:
 
     def hold_back(self) -> None:
         """Replace torch's handler, which the first iterator with workers installs."""
-        if not hasattr(signal, "SIGCHLD"):  # Windows: torch has no such handler there
+        if not hasattr(signal, "SIGCHLD"):  # Windows, where torch has no handler and asks its workers instead
             return
         current = signal.getsignal(signal.SIGCHLD)
         if callable(current) and current != self._handle:
@@ -129,9 +129,11 @@ def _deadline(seconds: float) -> Iterator[None]:
     """Interrupt the block a second after the loader's own timeout should have.
 
     The loader's covers waiting for a batch, but not fetching its memory from the worker that made it: a worker that
-    froze with a batch in the queue would hang the run forever (as it still may on Windows, which has no such timer).
+    froze with a batch in the queue would hang the run forever. Windows has no such timer, and shares that memory by its
+    name, without asking the worker.
     """
-    if not seconds or not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+    able = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+    if not seconds or not able:
         yield
         return
 

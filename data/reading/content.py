@@ -51,7 +51,7 @@ def _kept(path: Path, notes: list[str]) -> Iterator[sqlite3.Connection]:
     except (OSError, sqlite3.Error) as error:
         notes.append(f"digests of the images cannot be kept in {path.parent} ({error}): every start reads all of them")
         kept = _open(":memory:")
-    with contextlib.closing(kept), contextlib.suppress(sqlite3.Error):
+    with contextlib.closing(kept):
         yield kept
 
 

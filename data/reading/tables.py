@@ -33,7 +33,7 @@ ARCHIVES = {".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"}
 
 
 @dataclass(frozen=True)
-class Question:
+class DatasetSpec:
     """Which data set is asked for, and how it is to be read: the flags of the same names."""
 
     dataset: str
@@ -60,7 +60,7 @@ class Found:
     notes: list[str]
 
 
-def find_data(question: Question) -> Found:
+def find_data(spec: DatasetSpec) -> Found:
     """What a data set holds.
 
     Raises:
@@ -69,8 +69,8 @@ def find_data(question: Question) -> Found:
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     logging.getLogger("datasets").setLevel(logging.ERROR)
-    with _explained(question.dataset):
-        return _find(question)
+    with _explained(spec.dataset):
+        return _find(spec)
 
 
 @contextmanager
@@ -84,33 +84,33 @@ def _explained(dataset: str) -> Iterator[None]:
         raise DataError(f"--dataset {dataset}: {explain(error, dataset)}") from error
 
 
-def _find(question: Question) -> Found:
-    dataset, notes = question.dataset, []
+def _find(spec: DatasetSpec) -> Found:
+    dataset, notes = spec.dataset, []
     if is_remote(dataset):
         system, root, infos = connect(dataset)
         if files := parquet_files(system, root, infos):
-            _refuse_named(question, "parquet files")
-            return _of_datasets(question, "parquet", files, None, notes)
-        local = fetching(system, infos, question.tables_dir)
-        folder = arrange_folder(dataset, Listing(list(infos)), question.folders, local, None, notes)
-        return _of_folder(question, folder, lambda path: system.unstrip_protocol(infos[path]["name"]))
-    source = _local_or_hub(dataset, question.cache_dir, question.offline)
+            _refuse_named(spec, "parquet files")
+            return _of_datasets(spec, "parquet", files, None, notes)
+        local = fetching(system, infos, spec.tables_dir)
+        folder = arrange_folder(dataset, Listing(list(infos)), spec.folders, local, None, notes)
+        return _of_folder(spec, folder, lambda path: system.unstrip_protocol(infos[path]["name"]))
+    source = _local_or_hub(dataset, spec.cache_dir, spec.offline)
     root = Path(source)
     if root.is_dir():
         listing = list_folder(root, dataset)
         _refuse_archives(listing, dataset)
-        if question.folders or (_is_image_folder(listing) and not _card_names_files(root)):
-            _check_named(root, question)
-            if question.config_name:
-                raise DataError(f"--dataset_config_name {question.config_name}: an image folder has none")
-            folder = arrange_folder(dataset, listing, question.folders, below(root), root, notes)
-            return _of_folder(question, folder, lambda path: str(root / path))
+        if spec.folders or (_is_image_folder(listing) and not _card_names_files(root)):
+            _check_named(root, spec)
+            if spec.config_name:
+                raise DataError(f"--dataset_config_name {spec.config_name}: an image folder has none")
+            folder = arrange_folder(dataset, listing, spec.folders, below(root), root, notes)
+            return _of_folder(spec, folder, lambda path: str(root / path))
         if pictures := [path for path in listing.files if is_image(path)]:
             notes.append(f"left out: {len(pictures)} images beside the tables: {shortened(pictures, 3)}")
-    _refuse_named(question, "a Hub name" if not root.is_dir() else "tables")
-    builder = datasets.load_dataset_builder(source, question.config_name, cache_dir=question.tables_dir)
+    _refuse_named(spec, "a Hub name" if not root.is_dir() else "tables")
+    builder = datasets.load_dataset_builder(source, spec.config_name, cache_dir=spec.tables_dir)
     files = {str(split): list(found) for split, found in (builder.config.data_files or {}).items()}
-    return _of_datasets(question, builder.name, files, builder.info.features, notes)
+    return _of_datasets(spec, builder.name, files, builder.info.features, notes)
 
 
 def _local_or_hub(dataset: str, cache_dir: str | None, offline: bool) -> str:
@@ -159,60 +159,58 @@ def _refuse_archives(listing: Listing, dataset: str) -> None:
         raise DataError(f"--dataset {dataset}: {shortened(archives, 3)} is an archive (zip, tar); unpack it first")
 
 
-def _refuse_named(question: Question, what: str) -> None:
-    if question.folders:
-        flags = ", ".join(f"--{split}_dir" for split in question.folders)
-        raise DataError(f"{flags}: name folders of images, and --dataset {question.dataset} is {what}")
+def _refuse_named(spec: DatasetSpec, what: str) -> None:
+    if spec.folders:
+        flags = ", ".join(f"--{split}_dir" for split in spec.folders)
+        raise DataError(f"{flags}: name folders of images, and --dataset {spec.dataset} is {what}")
 
 
-def _check_named(root: Path, question: Question) -> None:
-    for split, folder in question.folders.items():
+def _check_named(root: Path, spec: DatasetSpec) -> None:
+    for split, folder in spec.folders.items():
         path = Path(folder)
         if path.is_absolute() or ".." in path.parts or not (root / folder).is_dir():
-            raise DataError(f"--{split}_dir {folder}: is no folder inside --dataset {question.dataset}")
+            raise DataError(f"--{split}_dir {folder}: is no folder inside --dataset {spec.dataset}")
 
 
-def _of_folder(question: Question, folder: ImageFolder, address: Callable[[str], str]) -> Found:
+def _of_folder(spec: DatasetSpec, folder: ImageFolder, address: Callable[[str], str]) -> Found:
     files = {name: [address(path) for path in split.images] for name, split in folder.splits.items()}
 
     def read(name: str) -> Labelled:
-        with _explained(question.dataset):
-            return with_retries(lambda: read_split(folder, name, question.image_column, question.label_column))
+        with _explained(spec.dataset):
+            return with_retries(lambda: read_split(folder, name, spec.image_column, spec.label_column))
 
     def stream(name: str) -> datasets.IterableDataset:
         split = folder.splits[name]
         prefix = f"{split.folder}/" if split.folder not in ("", ".") else ""
         if split.table or any(path.removeprefix(prefix).count("/") > 1 for path in split.images):
-            raise DataError(
-                f"--streaming true: {question.dataset} must hold images in SPLIT/CLASS/, and nothing deeper"
-            )
+            raise DataError(f"--streaming true: {spec.dataset} must hold images in SPLIT/CLASS/, and nothing deeper")
         if odd := [file for file in files[name] if set(file) & set("*?[]") or "::" in file]:
             raise DataError(f"--streaming true: {odd[0]}: such a name cannot be streamed; rename it")
-        with _explained(question.dataset):
-            return _load(question, "imagefolder", files[name], streaming=True, drop_labels=False)
+        with _explained(spec.dataset):
+            return _load(spec, "imagefolder", files[name], streaming=True, drop_labels=False)
 
     return Found(files, read, stream, folder.notes)
 
 
 def _of_datasets(
-    question: Question, module: str, files: Files, declared: datasets.Features | None, notes: list[str]
+    spec: DatasetSpec, module: str, files: Files, declared: datasets.Features | None, notes: list[str]
 ) -> Found:
     options: dict[str, Any] = {"drop_labels": False} if module == "imagefolder" else {}
     if module == "imagefolder":
-        _check_depth(files, question.dataset)
+        _check_depth(files, spec.dataset)
 
     def table(name: str, streaming: bool) -> Table:
-        with _explained(question.dataset):
-            return _as_declared(_load(question, module, files[name], streaming=streaming, **options), declared)
+        with _explained(spec.dataset):
+            return _as_declared(_load(spec, module, files[name], streaming=streaming, **options), declared)
 
     def read(name: str) -> Labelled:
-        return read_labels(table(name, False), question.dataset, question.image_column, question.label_column)
+        return read_labels(table(name, False), spec.dataset, spec.image_column, spec.label_column)
 
     return Found(files, read, lambda name: table(name, True), notes)
 
 
-def _load(question: Question, module: str, files: list[str], **options: Any) -> Table:
-    given = {"data_files": {"train": files}, "split": "train", "cache_dir": question.tables_dir}
+def _load(spec: DatasetSpec, module: str, files: list[str], **options: Any) -> Table:
+    given = {"data_files": {"train": files}, "split": "train", "cache_dir": spec.tables_dir}
     return with_retries(lambda: datasets.load_dataset(module, **given, **options))
 
 

@@ -13,7 +13,7 @@ from datasets import ClassLabel, Features, Value
 from data import DataError
 from data.cache.check import check_images, find_bad_images
 from data.reading.splits import Split, Splits
-from data.reading.tables import Question
+from data.reading.tables import DatasetSpec
 from data.sources import load_splits
 from tests.data.making_images import png
 
@@ -51,9 +51,9 @@ def load(tmp_path):
     """`load_splits` with its cache in the test's own folder."""
 
     def load(dataset: Path | str, **options) -> Splits:
-        names = {field.name for field in fields(Question)} & options.keys()
+        names = {field.name for field in fields(DatasetSpec)} & options.keys()
         asked = {name: options.pop(name) for name in names}
-        return load_splits(Question(str(dataset), cache_dir=str(tmp_path / "cache"), **asked), **options)
+        return load_splits(DatasetSpec(str(dataset), cache_dir=str(tmp_path / "cache"), **asked), **options)
 
     return load
 

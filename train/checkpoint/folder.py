@@ -82,7 +82,7 @@ class CheckpointFolder:
             building.mkdir()
             save_model(snapshot.model, building, snapshot.weights)
             save_file(snapshot.optimizer, building / OPTIMIZER, metadata={"format": "pt"})
-            (building / STATE).write_text(json.dumps(snapshot.document, indent=1) + "\n", encoding="utf-8")
+            (building / STATE).write_text(json.dumps(snapshot.document, indent=1) + "\n", "utf-8", newline="\n")
             write_manifest(building, self.run_id, snapshot.step, self.identity)
             if target.exists():  # the run resumed from an earlier checkpoint and has reached this step again
                 files.remove(target)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from data import files
 from data.loading.streaming import Streams
 from data.reading.splits import CONTENT, Splits
 from train.checkpoint.best import keep_sound_best
@@ -15,7 +16,7 @@ from train.distributed.process_group import is_lost_peer
 from train.errors import ConfigError, is_out_of_memory
 from train.state import TrainState
 from train.system.console import say
-from train.system.lock import LOCK, Lock
+from train.system.lock import Lock
 
 
 def check_identity(checkpoint: Path, identity: dict[str, Any]) -> None:
@@ -101,11 +102,12 @@ def find_checkpoint(run: RunConfig, lock: Lock) -> Path | None:
         _refuse_links(Path(output_dir))
         lock.take(Path(output_dir))
     if asked != "auto":
+        named = Path(files.follow(asked))
         try:
-            verify(Path(asked))
+            verify(named)
         except CheckpointError as error:
             raise ConfigError(f"--resume_from_checkpoint {error}; auto takes the newest sound one") from error
-        return Path(asked)
+        return named
     if not is_run(output_dir):
         say("resume: no run to continue yet, so this one starts at update 0")
         return None
@@ -120,7 +122,7 @@ def find_checkpoint(run: RunConfig, lock: Lock) -> Path | None:
 
 def _refuse_links(folder: Path) -> None:
     """What is opened for writing must lie in the run's folder; a folder from somebody else may have links instead."""
-    for name in (LOCK, LOG, "tensorboard", "profile", "profile/trace.json"):
+    for name in (files.LOCK, LOG, "tensorboard", "profile", "profile/trace.json"):
         path = folder / name
         if path.is_symlink() or (path.exists() and not (path.is_file() or path.is_dir())):
             raise ConfigError(f"{path}: must be a file or folder of the run, and no link; put what it points to there")

@@ -15,8 +15,8 @@ from train.config.record import dataset_stem
 from train.config.schema import Config, DataConfig, ModelConfig, RecipeConfig, RunConfig
 from train.distributed.env import world_size
 from train.errors import ConfigError
-from train.main import ended
 from train.system import hub
+from train.system.exit import ended
 from train.system.signals import Signals
 
 if TYPE_CHECKING:

@@ -1,6 +1,8 @@
 """The record of a run: the flags it was started with, and where to find it again."""
 
+import glob
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,6 @@ import yaml
 from data import files
 from train.config.schema import FLAGS, OF_THE_START
 from train.errors import ConfigError
-from train.system.lock import LOCK
 
 RECORD = "run.json"  # written at the start of a run: its id, every flag, and what was decided automatically
 CONFIG = "config.yaml"  # the flags alone, for people, and to start the same run again
@@ -21,7 +22,7 @@ def find_run(output_dir: str | None, resume: str | None, dataset: str | None) ->
     if resume is None:
         return None
     if resume != "auto":
-        checkpoint = Path(resume)
+        checkpoint = Path(files.follow(resume))
         if not checkpoint.is_dir():
             raise ConfigError(f"--resume_from_checkpoint {resume}: there is no such folder; auto finds the newest")
         run = checkpoint.resolve().parent
@@ -36,7 +37,11 @@ def find_run(output_dir: str | None, resume: str | None, dataset: str | None) ->
     if output_dir is not None:
         record = Path(output_dir) / RECORD
         return record if record.is_file() else None
-    runs = [folder / RECORD for folder in Path("runs").glob(f"{dataset_stem(dataset)}-[0-9]*" if dataset else "*")]
+    stems = (
+        {dated_stem(dataset), dataset_stem(dataset)} if dataset else set()
+    )  # an earlier version named runs by the latter
+    patterns = [f"{glob.escape(stem)}-[0-9]*" for stem in stems] or ["*"]
+    runs = [folder / RECORD for pattern in patterns for folder in Path("runs").glob(pattern)]
     return max((run for run in runs if run.is_file()), key=lambda run: run.stat().st_mtime_ns, default=None)
 
 
@@ -53,18 +58,13 @@ def check_output_dir(output_dir: str | None, resuming: bool) -> None:
     folder = Path(output_dir)
     if not folder.is_dir():
         raise ConfigError(f"--output_dir {output_dir}: is a file, not a folder")
-    if not resuming and any(_belongs_to_something(path.name) for path in _listed(folder)):
+    if not resuming and any(not path.name.startswith((files.TEMPORARY, files.LOCK)) for path in _listed(folder)):
         if not (folder / RECORD).is_file():
             raise ConfigError(f"--output_dir {output_dir}: is not empty, and holds no run; name a new folder")
         raise ConfigError(
             f"--output_dir {output_dir}: holds another run; name a new folder, or continue the run in it with"
             " --resume_from_checkpoint auto"
         )
-
-
-def _belongs_to_something(name: str) -> bool:
-    """Whether a file is more than what a run that never began left behind."""
-    return name != LOCK and not name.startswith(files.TEMPORARY)
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -131,3 +131,8 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 def dataset_stem(dataset: str) -> str:
     """`AI-Lab-Makerere/beans` -> `beans`, `builtin:leaves` -> `leaves`, `../shared/beans/` -> `beans`."""
     return dataset.removeprefix("builtin:").rstrip("/").split("/")[-1].removesuffix(".parquet") or "run"
+
+
+def dated_stem(dataset: str) -> str:
+    """The stem as the beginning of a folder's name that every system allows: Windows has no `:` or `?` in names."""
+    return re.sub(r'[<>:"|?*\x00-\x1f\x7f]', "_", dataset_stem(dataset.replace("\\", "/"))).strip(" .") or "run"

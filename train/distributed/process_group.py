@@ -91,4 +91,4 @@ def kill_stopped_siblings() -> None:
         with contextlib.suppress(OSError, IndexError, AttributeError):
             state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
             if state in "Tt":
-                os.kill(process, signal.SIGKILL)
+                os.kill(process, getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows has one that ends at once

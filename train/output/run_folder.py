@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data import files
-from train.config.record import RECORD, check_output_dir, dataset_stem, is_run, read_record, write_record
+from train.config.record import RECORD, check_output_dir, dated_stem, is_run, read_record, write_record
 from train.errors import ConfigError
 from train.system.console import say
 from train.system.lock import Lock
@@ -20,7 +20,7 @@ def make_run_dir(output_dir: str | None, dataset: str) -> Path:
     """
     try:
         if output_dir is None:
-            return _make_dated(Path("runs") / f"{dataset_stem(dataset)}-{time.strftime('%Y%m%d-%H%M%S')}")
+            return _make_dated(Path("runs") / f"{dated_stem(dataset)}-{time.strftime('%Y%m%d-%H%M%S')}")
         Path(output_dir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--output_dir {output_dir or 'runs'}: cannot be created: {error.strerror}") from error
@@ -38,15 +38,20 @@ def open_run(output_dir: str | None, flags: dict[str, Any], decided: dict[str, A
         files.remove_leftovers(folder)
         run_id = read_record(folder / RECORD)["run_id"]
         write_record(folder, run_id, flags, decided)  # a resume may have changed some flags
+        _warn(folder)
         return folder, run_id
     folder, run_id = make_run_dir(output_dir, flags["dataset"] or "run"), uuid.uuid4().hex[:12]
     lock.take(folder)
     check_output_dir(str(folder), resuming=False)  # again: another run may have started since the first check
     files.remove_leftovers(folder)
     write_record(folder, run_id, flags, decided)
-    for promise in files.missing_promises(folder):
-        say(f"system: {promise}")
+    _warn(folder)
     return folder, run_id
+
+
+def _warn(folder: Path) -> None:
+    for line in files.lost_promises(folder):
+        say(f"warning: {line}")
 
 
 def _make_dated(wanted: Path) -> Path:

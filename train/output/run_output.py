@@ -38,7 +38,7 @@ class RunOutput:
         self._writes = rank() == 0
         if not self._writes:
             return
-        self._log = (self.folder / LOG).open("a", encoding="utf-8")
+        self._log = (self.folder / LOG).open("a", encoding="utf-8", newline="\n")
         if self._log.tell() < log_bytes:
             raise OSError(f"{self.folder / LOG} is shorter than its checkpoint says")
         self._log.truncate(log_bytes)

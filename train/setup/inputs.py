@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from data import files
 from data.cache.prepared import CachePolicy
 from data.cores import usable_cores
 from data.loading.streaming import Streams
@@ -15,7 +16,7 @@ from data.plan import Plan, StreamPlan, batches_per_epoch
 from data.reading.decode import Resize
 from data.reading.repeats import WARNING
 from data.reading.splits import Splits
-from data.reading.tables import Question
+from data.reading.tables import DatasetSpec
 from data.sources import load_splits, load_streams
 from models.vit import Classifier, LoadedModel, load_model, names_to_evaluate
 from train.checkpoint import resume
@@ -70,7 +71,7 @@ def load_data(config: Config, offline: bool) -> Splits | Streams:
     """Both splits; no image has been looked at yet."""
     data, run = config.data, config.run
     folders = {"train": data.train_dir, "validation": data.validation_dir, "test": data.test_dir}
-    question = Question(
+    spec = DatasetSpec(
         data.dataset,
         data.dataset_config_name,
         data.image_column_name,
@@ -80,9 +81,9 @@ def load_data(config: Config, offline: bool) -> Splits | Streams:
         {split: folder for split, folder in folders.items() if folder is not None},
     )
     if data.streaming:
-        return load_streams(question)
+        return load_streams(spec)
     return load_splits(
-        question,
+        spec,
         validation_fraction=data.train_val_split,
         max_train_samples=data.max_train_samples,
         max_eval_samples=data.max_eval_samples,
@@ -95,7 +96,7 @@ def load_classifier(
     config: Config, checkpoint: Path | None, label_names: list[str], precision: Precision, offline: bool
 ) -> LoadedModel:
     """The model on its device, in the precision's dtype."""
-    run, name = config.run, str(checkpoint or config.model.model)
+    run, name = config.run, str(checkpoint or files.follow(config.model.model))
     attention = choose_attention(precision.device, precision.name)
     where = {"cache_dir": run.cache_dir, "offline": offline}
     if run.eval_only:  # the data may have fewer classes than the model

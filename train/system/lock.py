@@ -1,24 +1,25 @@
 """One process at a time per run folder."""
 
+import os
+import weakref
 from pathlib import Path
 from typing import Self
 
-from filelock import FileLock, Timeout
-
+from data import files
 from train.errors import ConfigError
-
-LOCK = ".lock"  # in the run's folder
 
 
 class Lock:
-    """One writer per run folder, for the length of a `with` block; the system releases it when the process dies.
+    """One writer per run folder, for the length of a `with` block; the kernel releases it when the process dies.
 
-    Workers do not hold it: filelock closes a forked process's copy of the descriptor, and a spawned one has none.
+    The kernel counts copies of the descriptor, and a forked worker has one: it closes it at once, or a worker that
+    outlives a killed run would keep the folder locked.
     """
 
     def __init__(self) -> None:
         """Start without any folder."""
-        self._locks: dict[Path, FileLock] = {}
+        self._descriptors: dict[Path, int] = {}
+        _LOCKS.add(self)
 
     def __enter__(self) -> Self:
         """Lock nothing until `take`."""
@@ -26,28 +27,32 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         """Release every folder."""
-        while self._locks:
-            self._locks.popitem()[1].release()
+        while self._descriptors:
+            os.close(self._descriptors.popitem()[1])
 
     def __contains__(self, folder: Path) -> bool:
         """Whether this lock holds the folder."""
-        return folder.resolve() in self._locks
+        return folder.resolve() in self._descriptors
 
     def take(self, folder: Path) -> None:
         """Lock a folder, unless this lock holds it already.
 
         Raises:
-            ConfigError: another process writes in it, or it cannot be locked.
+            ConfigError: another process writes in it.
         """
         if folder in self:
             return
-        lock = FileLock(folder / LOCK)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout as error:
-            raise ConfigError(
-                f"--output_dir {folder}: another process is writing in it; wait, or name another"
-            ) from error
-        except (OSError, NotImplementedError) as error:
-            raise ConfigError(f"--output_dir {folder}: cannot be locked: {error}") from error
-        self._locks[folder.resolve()] = lock
+        descriptor = files.lock(folder)
+        if descriptor is None:
+            raise ConfigError(f"--output_dir {folder}: another process is writing in it; wait, or name another")
+        self._descriptors[folder.resolve()] = descriptor
+
+
+def _let_go() -> None:
+    for lock in _LOCKS:
+        lock.__exit__()
+
+
+_LOCKS: weakref.WeakSet[Lock] = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):  # Windows forks no process
+    os.register_at_fork(after_in_child=_let_go)

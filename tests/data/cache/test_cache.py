@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 import time
 from dataclasses import replace
 
@@ -196,6 +197,13 @@ def test_debug_switches_every_fast_path_off(tmp_path):
     speed = speed_of(("--preset", "debug", "--output_dir", tmp_path / "x"), tmp_path / "log")
     for off in ("image cache none", "0 workers", "torch.compile off", "while training waits", "malloc returns"):
         assert off in speed
+
+
+def test_a_worker_that_is_not_forked_maps_the_file_by_itself(tmp_path):
+    kept = prepared("disk", tmp_path)[1]["validation"]
+    sent = pickle.dumps(kept)
+    assert len(sent) < 2000 + kept.rows.nbytes
+    assert pickle.loads(sent)[INDICES].equal(kept[INDICES])
 
 
 def test_kept_pixels_are_a_copy(tmp_path):

@@ -8,7 +8,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from data.inspect.duplicates import connected, near_pairs, picture_bits
 from data.reading.decode import decode
-from data.reading.tables import Question
+from data.reading.tables import DatasetSpec
 from data.sources import load_splits
 
 KINDS = ["jpeg", "resized", "mirrored", "brightened"]
@@ -74,7 +74,7 @@ def test_pairs_become_groups():
 
 @pytest.mark.slow
 def test_beans_has_no_near_duplicates_and_planted_ones_are_found(beans, tmp_path):
-    splits = load_splits(Question(str(beans), cache_dir=str(tmp_path)))
+    splits = load_splits(DatasetSpec(str(beans), cache_dir=str(tmp_path)))
     images = [split.read(i) for split in (splits.train, splits.validation) for i in range(len(split))]
     bits = [picture_bits(decode(data, "bean")) for data in images]
     assert near_pairs(np.stack(bits)) == []

@@ -13,7 +13,7 @@ from PIL import Image
 from data import DataError
 from data.reading import content
 from data.reading.splits import CONTENT
-from data.reading.tables import Question
+from data.reading.tables import DatasetSpec
 from data.sources import load_splits
 from tests.data.test_sources import class_folders, write
 from tests.running import ROOT
@@ -22,15 +22,15 @@ COUNT_OPENS = """
 import sys
 opened = set()
 sys.addaudithook(lambda event, args: opened.add(str(args[0])) if event == "open" else None)
-from data.reading.tables import Question
+from data.reading.tables import DatasetSpec
 from data.sources import load_splits
-print(load_splits(Question(sys.argv[1], cache_dir=sys.argv[2])).fingerprint())
+print(load_splits(DatasetSpec(sys.argv[1], cache_dir=sys.argv[2])).fingerprint())
 print(sum(name.startswith(sys.argv[1]) and name.endswith((".png", ".jpg", ".parquet")) for name in opened))
 """
 
 
 def load(folder, cache):
-    return load_splits(Question(str(folder), cache_dir=str(cache)))
+    return load_splits(DatasetSpec(str(folder), cache_dir=str(cache)))
 
 
 def encoded(kind: str) -> bytes:

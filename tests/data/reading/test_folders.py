@@ -8,7 +8,7 @@ import pytest
 
 from data import DataError
 from data.reading.folders import arrange
-from data.reading.tables import Question, find_data
+from data.reading.tables import DatasetSpec, find_data
 from data.sources import load_splits
 from tests.data.making_images import png
 from tests.data.reading.layouts import build, expected, random_layout
@@ -18,7 +18,7 @@ from train.main import main
 
 def placed(root: Path) -> dict[str, tuple[str, str]]:
     """Path -> (split, class), as the program reads a folder."""
-    data = find_data(Question(str(root)))
+    data = find_data(DatasetSpec(str(root)))
     found = {}
     for split in data.files:
         read = data.read(split)
@@ -55,7 +55,7 @@ def test_many_random_layouts_are_read_by_the_rules(tmp_path):
 
 
 def counts(folder, **options):
-    splits = load_splits(Question(str(folder), **options))
+    splits = load_splits(DatasetSpec(str(folder), **options))
     return len(splits.train), len(splits.validation), splits.label_names, splits.notes
 
 
@@ -204,7 +204,7 @@ def rows(labels, head="file_name,label", mark=","):
     ],
 )
 def test_labels_are_text_as_written(labels, names, tmp_path):
-    splits = load_splits(Question(str(table_set(tmp_path / "d", rows(labels)))))
+    splits = load_splits(DatasetSpec(str(table_set(tmp_path / "d", rows(labels)))))
     assert splits.label_names == names
     for split in (splits.train, splits.validation):
         for index, name in enumerate(class_in_labels(splits, split)):
@@ -292,7 +292,7 @@ def test_an_evaluation_alone_needs_no_train_split_and_reads_none(splits, tmp_pat
     folder = write(tmp_path / "d", class_folders(*(f"{split}/" for split in splits), count=10))
     if "val" in splits and "train" in splits:
         (folder / "train/metadata.csv").write_text("broken")
-    found = load_splits(Question(str(folder)), only_validation=True)
+    found = load_splits(DatasetSpec(str(folder)), only_validation=True)
     assert len(found.train) == 0 and len(found.validation) == (20 if "val" in splits else 4)
 
 

@@ -21,7 +21,7 @@ import pytest
 from data import DataError
 from data.loading.streaming import batched, shuffled_rows, stream_batches
 from data.reading.remote import by_split, connect, parquet_files
-from data.reading.tables import Question, find_data
+from data.reading.tables import DatasetSpec, find_data
 from data.sources import load_splits, load_streams
 from tests.data.loading.test_loader import FIXED
 from tests.data.making_images import png
@@ -186,7 +186,7 @@ def test_splits_are_found_by_name():
 )
 def test_what_is_wrong_with_an_address_is_one_line_without_its_credentials(address, problem, shards, tmp_path):
     with pytest.raises(DataError) as caught:
-        load_splits(Question(address, cache_dir=str(tmp_path)))
+        load_splits(DatasetSpec(address, cache_dir=str(tmp_path)))
     assert problem in str(caught.value) and "word" not in str(caught.value).replace("password", "")
     assert "Signature" not in str(caught.value) and "\n" not in str(caught.value)
 
@@ -225,9 +225,9 @@ def test_random_layouts_in_a_bucket_are_read_by_the_rules(server, tmp_path):
         right = expected(paths)
         if right is None:
             with pytest.raises(DataError, match="--dataset"):
-                find_data(Question(address, cache_dir=str(tmp_path)))
+                find_data(DatasetSpec(address, cache_dir=str(tmp_path)))
             continue
-        data = find_data(Question(address, cache_dir=str(tmp_path)))
+        data = find_data(DatasetSpec(address, cache_dir=str(tmp_path)))
         for split in {split for split, _ in right.values()}:
             labelled = data.read(split)
             found = [
