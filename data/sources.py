@@ -3,7 +3,6 @@
 Classes are compared, and joined, by name, never by index.
 """
 
-import unicodedata
 from collections import Counter
 
 import datasets
@@ -14,6 +13,7 @@ from data.loading.streaming import Stream, Streams
 from data.reading import leaves
 from data.reading.columns import Labelled, find_column, undecoded
 from data.reading.content import with_content
+from data.reading.names import composed
 from data.reading.splits import Split, Splits, check_classes
 from data.reading.tables import DatasetSpec, choose_splits, find_data
 
@@ -53,7 +53,7 @@ def load_splits(
         chosen.pop("train", None)
     found = {name: data.read(split) for name, split in chosen.items()}
     if "validation" not in found:
-        found = _hold_out(found["train"], validation_fraction, seed, data.notes)
+        found = _hold_out(found["train"], validation_fraction, seed, dataset, data.notes)
     if only_validation:
         found["train"] = _select(found["validation"], [])
     label_names = found["train"].names
@@ -91,6 +91,8 @@ def load_streams(spec: DatasetSpec | str) -> Streams:
         names[name] = list(feature.names)
         table = table.select_columns([image, label]).cast_column(image, datasets.Image(decode=False))
         streams[name] = Stream(name, table, image, label, _count(table, name))
+    if len(names["train"]) < 2:
+        raise DataError(f"--dataset {dataset}: every image is '{names['train'][0]}'; two classes are needed")
     if names["train"] != names["validation"]:
         raise DataError(f"--dataset {dataset}: the classes of train and validation differ, or their order does")
     files = {name: data.files[split] for name, split in chosen.items()}
@@ -111,13 +113,13 @@ def _built_in(dataset: str, max_train: int | None, max_eval: int | None, seed: i
     return Splits(dataset, splits["train"], splits["validation"], list(leaves.LABEL_NAMES))
 
 
-def _hold_out(train: Labelled, fraction: float, seed: int, notes: list[str]) -> dict[str, Labelled]:
+def _hold_out(train: Labelled, fraction: float, seed: int, dataset: str, notes: list[str]) -> dict[str, Labelled]:
     """Take `fraction` of each class for validation, at least one image, but never all; a function of the seed."""
     order = torch.randperm(len(train.values), generator=torch.Generator().manual_seed(seed)).tolist()
     counts = Counter(train.values)
     quota = {label: min(count - 1, max(1, round(count * fraction))) for label, count in counts.items()}
     if not any(quota.values()):
-        raise DataError("there is no validation split, and no class has the two images that holding one out needs")
+        raise DataError(f"--dataset {dataset}: no validation split, and no class has the two images that one needs")
     held: list[int] = []
     for index in order:
         if quota[train.values[index]] > 0:
@@ -139,8 +141,8 @@ def _select(item: Labelled, rows: list[int]) -> Labelled:
 
 def _to_split(name: str, item: Labelled, label_names: list[str], dataset: str, notes: list[str]) -> Split:
     """Number the classes as in training, joined by name, however its accents are stored."""
-    as_trained = {unicodedata.normalize("NFC", label): label for label in label_names}
-    names = [as_trained.get(unicodedata.normalize("NFC", label), label) for label in item.names]
+    as_trained = {composed(label): label for label in label_names}
+    names = [as_trained.get(composed(label), label) for label in item.names]
     if other := [label for label, before in zip(names, item.names, strict=True) if label != before]:
         notes.append(f"joined: names whose accents {name} stores otherwise than train: {', '.join(other)}")
     different = set(names) ^ set(label_names) if item.declared else set(names) - set(label_names)

@@ -34,7 +34,7 @@ class BadImage:
 
 
 @dataclass(frozen=True)
-class Looked:
+class CheckResult:
     """What decoding every image once has found. It depends on the data alone, and is kept beside what was decoded."""
 
     bad: list[BadImage]
@@ -45,7 +45,7 @@ class Looked:
         return {"bad": [vars(image) for image in self.bad], "repeated": self.repeated}
 
     @classmethod
-    def from_document(cls, document: dict[str, Any], images: int) -> "Looked":
+    def from_document(cls, document: dict[str, Any], images: int) -> "CheckResult":
         """The opposite; KeyError, TypeError or ValueError if it is damaged, or older than this."""
         groups = document["repeated"]
         if not all(0 <= position < images for group in groups for position in group) or not all(groups):
@@ -67,14 +67,14 @@ def check_images(splits: Splits, skip_bad: bool, cache_dir: str | None = None) -
         DataError: names the images that cannot be decoded.
     """
     known = cache_folder(cache_dir) / f"checked-{splits.fingerprint()}.json"
-    looked = _read(known, len(splits.train) + len(splits.validation))
-    if looked is None:
-        looked = look_at_all(splits)
-        _write(known, looked)
-    return judged(splits, looked, skip_bad)
+    checked = _read(known, len(splits.train) + len(splits.validation))
+    if checked is None:
+        checked = decode_all(splits)
+        _write(known, checked)
+    return without_bad(splits, checked, skip_bad)
 
 
-def look_at_all(splits: Splits, keep: Callable[[int, torch.Tensor], None] | None = None) -> Looked:
+def decode_all(splits: Splits, keep: Callable[[int, torch.Tensor], None] | None = None) -> CheckResult:
     """Decode every image; `keep` is called with its position in `all_images` and its pixels, in any thread."""
     work = all_images(splits)
     digests: list[bytes | None] = [None] * len(work)
@@ -85,18 +85,18 @@ def look_at_all(splits: Splits, keep: Callable[[int, torch.Tensor], None] | None
         if keep is not None:
             keep(position, image)
 
-    return Looked(find_bad_images(work, note), repeated(digests))
+    return CheckResult(find_bad_images(work, note), repeated(digests))
 
 
-def judged(splits: Splits, looked: Looked, skip_bad: bool) -> Splits:
+def without_bad(splits: Splits, checked: CheckResult, skip_bad: bool) -> Splits:
     """The splits without bad images, with a note on each, and on images that are there more than once.
 
     Raises:
         DataError: there are bad images and `skip_bad` is off.
     """
-    kept = leave_out(splits, looked.bad, skip_bad)
+    kept = leave_out(splits, checked.bad, skip_bad)
     # Added in place, because a copy of the splits would read every row for its fingerprint again.
-    kept.notes.extend(line for line in warnings_about(splits, looked.repeated) if line not in kept.notes)
+    kept.notes.extend(line for line in warnings_about(splits, checked.repeated) if line not in kept.notes)
     return kept
 
 
@@ -182,16 +182,16 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(inner)
 
 
-def _read(path: Path, images: int) -> Looked | None:
+def _read(path: Path, images: int) -> CheckResult | None:
     """The result of an earlier pass; None if there was none, or its file is damaged."""
     try:
-        return Looked.from_document(json.loads(path.read_text(encoding="utf-8")), images)
+        return CheckResult.from_document(json.loads(path.read_text(encoding="utf-8")), images)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def _write(path: Path, looked: Looked) -> None:
+def _write(path: Path, checked: CheckResult) -> None:
     """Keep the result. If the cache cannot be written, the next run only takes longer."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.write_text(path, json.dumps(looked.document()))
+        files.write_text(path, json.dumps(checked.document()))

@@ -20,7 +20,7 @@ import torch
 import torchvision
 
 from data import DataError, files
-from data.cache.check import Looked, cache_folder, check_images, good_rows, judged, look_at_all
+from data.cache.check import CheckResult, cache_folder, check_images, decode_all, good_rows, without_bad
 from data.reading.decode import Resize, decode
 from data.reading.splits import Split, Splits
 
@@ -128,23 +128,23 @@ def prepare_images(
         return splits, decoded, kind, reason
     if kind == "memory":
         storage, file = torch.empty(shape, dtype=torch.uint8), None
-        looked = _fill(storage, splits, resize)
+        checked = _fill(storage, splits, resize)
     else:
-        storage, looked, file = _on_disk(splits, resize, shape, policy, say)
+        storage, checked, file = _on_disk(splits, resize, shape, policy, say)
     kept, offset = {}, 0
     for split in (splits.train, splits.validation):
-        kept[split.name] = Kept(storage, torch.tensor(good_rows(split, looked.bad), dtype=torch.int64) + offset, file)
+        kept[split.name] = Kept(storage, torch.tensor(good_rows(split, checked.bad), dtype=torch.int64) + offset, file)
         offset += len(split)
-    return judged(splits, looked, skip_bad), kept, kind, reason
+    return without_bad(splits, checked, skip_bad), kept, kind, reason
 
 
-def _fill(storage: torch.Tensor, splits: Splits, resize: Resize) -> Looked:
+def _fill(storage: torch.Tensor, splits: Splits, resize: Resize) -> CheckResult:
     """Decode all images into `storage`, uint8 [images, 3, h, w]."""
 
     def keep(row: int, image: torch.Tensor) -> None:
         storage[row] = resize(image)
 
-    return look_at_all(splits, keep)
+    return decode_all(splits, keep)
 
 
 def _on_disk(
@@ -153,15 +153,15 @@ def _on_disk(
     shape: tuple[int, ...],
     policy: CachePolicy,
     say: Callable[[str], None],
-) -> tuple[torch.Tensor, Looked, Path]:
+) -> tuple[torch.Tensor, CheckResult, Path]:
     folder = cache_folder(policy.folder)
     file = folder / f"images-{_key(splits, resize)}.bin"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with files.alone(file.with_suffix(".lock"), lambda: say(WAITING)):
-            looked = _read_record(file, shape)
-            if looked is None:
-                looked = _build(file, splits, resize, shape)
+            checked = _read_record(file, shape)
+            if checked is None:
+                checked = _build(file, splits, resize, shape)
                 _make_room(folder, file, policy.disk_gib)
             os.utime(file)  # the least recently used file goes first
             storage = _mapped(file, shape)
@@ -169,7 +169,7 @@ def _on_disk(
         raise DataError(
             f"the image cache in {folder} cannot be written: {error.strerror or error}; --image_cache none does without"
         ) from error
-    return storage, looked, file
+    return storage, checked, file
 
 
 def _mapped(file: Path, shape: tuple[int, ...]) -> torch.Tensor:
@@ -183,32 +183,32 @@ def _key(splits: Splits, resize: Resize) -> str:
     return hashlib.blake2b(repr((splits.fingerprint(), resizing, versions)).encode(), digest_size=16).hexdigest()
 
 
-def _build(file: Path, splits: Splits, resize: Resize, shape: tuple[int, ...]) -> Looked:
+def _build(file: Path, splits: Splits, resize: Resize, shape: tuple[int, ...]) -> CheckResult:
     """Write the file, then its record. The caller holds the lock, so one temporary name is enough."""
     _record(file).unlink(missing_ok=True)
     making, size = file.with_suffix(".tmp"), max(1, torch.Size(shape).numel())
     with making.open("wb") as out:
         files.reserve(out, size)  # a full disk shows now, and not as a crash while it is mapped
         storage = torch.from_file(str(making), shared=True, size=size, dtype=torch.uint8)
-        looked = _fill(storage[: torch.Size(shape).numel()].view(shape), splits, resize)
+        checked = _fill(storage[: torch.Size(shape).numel()].view(shape), splits, resize)
         del storage  # Windows renames no file that is mapped
         os.fsync(out.fileno())  # mapped pages, too
     making.replace(file)
-    files.write_text(_record(file), json.dumps({"shape": shape} | looked.document()))
-    return looked
+    files.write_text(_record(file), json.dumps({"shape": shape} | checked.document()))
+    return checked
 
 
 def _record(file: Path) -> Path:
     return file.with_suffix(".json")
 
 
-def _read_record(file: Path, shape: tuple[int, ...]) -> Looked | None:
+def _read_record(file: Path, shape: tuple[int, ...]) -> CheckResult | None:
     """What was found while a finished file was built; None if it is missing, incomplete or of another shape."""
     try:
         content = json.loads(_record(file).read_text(encoding="utf-8"))
         if content["shape"] != list(shape) or file.stat().st_size != torch.Size(shape).numel():
             return None
-        return Looked.from_document(content, shape[0])
+        return CheckResult.from_document(content, shape[0])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

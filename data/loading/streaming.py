@@ -66,9 +66,9 @@ class Streams:
         if unknown and note not in self.notes:
             self.notes.append(note)
         known = [identities[file][0] for _, found in sorted(self.files.items()) for file in found]
-        return CONTENT + hashlib.blake2b(repr((self.tail_fingerprint(), known)).encode(), digest_size=16).hexdigest()
+        return CONTENT + hashlib.blake2b(repr((self.old_fingerprint(), known)).encode(), digest_size=16).hexdigest()
 
-    def tail_fingerprint(self) -> str:
+    def old_fingerprint(self) -> str:
         """The same of runs that were started before content counted: names only."""
         names = {split: [file.rsplit("/", 1)[-1] for file in found] for split, found in self.files.items()}
         return hashlib.blake2b(repr((self.label_names, sorted(names.items()))).encode(), digest_size=16).hexdigest()

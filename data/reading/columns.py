@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import datasets
 
 from data import DataError
+from data.reading.names import in_two_forms
 
 IMAGE_NAMES = ("image", "img", "pixel_values", "picture", "photo")
 LABEL_NAMES = ("labels", "label", "class", "target", "fine_label", "category")
@@ -31,15 +32,16 @@ def read_labels(table: datasets.Dataset, dataset: str, image_column: str | None,
     image_column = find_column("image", table, dataset, image_column)
     label_column = find_column("label", table, dataset, label_column)
     values, feature = list(table[label_column]), table.features[label_column]
-    missing = sum(value is None or value == -1 for value in values)
+    missing = sum(value is None or value in (-1, "") for value in values)
     if missing:  # -1 is the Hub's mark for "no label given", as in hidden test splits
         raise DataError(f"--dataset {dataset}: {missing} of {len(values)} rows have no value in '{label_column}'")
     images = undecoded(table, image_column)
     if isinstance(feature, datasets.ClassLabel):
         return Labelled(images, values, range(len(values)), list(feature.names), declared=True)
-    names = [str(value) for value in sorted(set(values))]
+    joined = in_two_forms(map(str, set(values)))
+    names = list(dict.fromkeys(joined.get(str(value), str(value)) for value in sorted(set(values))))
     position = {name: index for index, name in enumerate(names)}
-    numbered = [position[str(value)] for value in values]
+    numbered = [position[joined.get(str(value), str(value))] for value in values]
     return Labelled(images, numbered, range(len(values)), names, declared=False)
 
 

@@ -19,6 +19,7 @@ from datasets import config as datasets_config
 from tqdm import tqdm
 
 from data.cores import usable_cores
+from data.reading.listing import version
 from data.reading.splits import DIGEST_SIZE, Split, Splits, content
 
 NOTHING = bytes(DIGEST_SIZE)  # of a file that cannot be read: the check of all images names it
@@ -35,68 +36,69 @@ def cache_folder(cache_dir: str | None) -> Path:
 
 def with_content(splits: Splits, cache_dir: str | None) -> Splits:
     """The splits with the digest of every image, which `Split.read` checks and `fingerprint` identifies them by."""
-    with _kept(cache_folder(cache_dir) / "content.sqlite", splits.notes) as kept:
+    with _digest_store(cache_folder(cache_dir) / "content.sqlite", splits.notes) as store:
         hashed = {
-            split.name: replace(split, digests=_digests(split, kept)) for split in (splits.train, splits.validation)
+            split.name: replace(split, digests=_digests(split, store)) for split in (splits.train, splits.validation)
         }
     return replace(splits, train=hashed["train"], validation=hashed["validation"])
 
 
 @contextlib.contextmanager
-def _kept(path: Path, notes: list[str]) -> Iterator[sqlite3.Connection]:
+def _digest_store(path: Path, notes: list[str]) -> Iterator[sqlite3.Connection]:
     """The digests of earlier starts; empty, and lost afterwards, where they cannot be kept."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = _open(path)
+        store = _open(path)
     except (OSError, sqlite3.Error) as error:
         notes.append(f"digests of the images cannot be kept in {path.parent} ({error}): every start reads all of them")
-        kept = _open(":memory:")
-    with contextlib.closing(kept):
-        yield kept
+        store = _open(":memory:")
+    with contextlib.closing(store):
+        yield store
 
 
 def _open(path: Path | str) -> sqlite3.Connection:
-    kept = sqlite3.connect(path, timeout=60)
+    store = sqlite3.connect(path, timeout=60)
     table = "CREATE TABLE IF NOT EXISTS digests (name TEXT PRIMARY KEY, state TEXT, digest BLOB) WITHOUT ROWID"
     try:
-        with kept:
-            kept.execute(table)
+        with store:
+            store.execute(table)
     except sqlite3.DatabaseError as error:
-        kept.close()
+        store.close()
         if isinstance(error, sqlite3.OperationalError):
             raise
         Path(path).unlink()  # damaged: only a cache
         return _open(path)
-    return kept
+    return store
 
 
-def _digests(split: Split, kept: sqlite3.Connection) -> bytes:
+def _digests(split: Split, store: sqlite3.Connection) -> bytes:
     """DIGEST_SIZE bytes for each image of a split."""
     flat = split.table.flatten()
-    if flat.data.column("image.bytes").null_count == len(flat.data):
-        return b"".join(_of_files(list(flat["image.path"]), kept))
-    # Bytes inside the tables that `datasets` wrote: kept for these rows of those files as one piece.
-    files = [file["filename"] for file in split.table.cache_files]
-    name = f"{files} {content(repr(list(split.rows or ())).encode()).hex()} {len(split)}"
+    outside = flat.data.column("image.bytes").null_count  # rows whose bytes are in a file
+    if outside == len(flat.data):
+        return b"".join(_of_files(list(flat["image.path"]), store))
+    # Bytes inside the tables that `datasets` wrote: kept as one piece for these files, this column and these rows,
+    # which its own fingerprint of a table stands for.
+    files = [] if outside else [file["filename"] for file in split.table.cache_files]
+    name = f"{files} {split.table._fingerprint}"
     state = " ".join(_state(file) or "" for file in files)
-    found = _look_up([name], kept).get(name) if files else None
+    found = _look_up([name], store).get(name) if files else None
     if found is not None and found[0] == state and len(found[1]) == len(split) * DIGEST_SIZE:
         return found[1]
     digests = b"".join(_in_threads(lambda index: content(split.read_or_nothing(index)), range(len(split))))
     if files and _settled(files):
-        _keep([(name, state, digests)], kept)
+        _keep([(name, state, digests)], store)
     return digests
 
 
-def _of_files(paths: Sequence[str | None], kept: sqlite3.Connection) -> list[bytes]:
+def _of_files(paths: Sequence[str | None], store: sqlite3.Connection) -> list[bytes]:
     states = {path: _state(path) for path in set(paths) if path}
-    found = {path: digest for path, (state, digest) in _look_up(list(states), kept).items() if state == states[path]}
+    found = {path: digest for path, (state, digest) in _look_up(list(states), store).items() if state == states[path]}
     missing = [path for path, state in states.items() if path not in found and state]
     new = dict(zip(missing, _in_threads(_of_file, missing), strict=True))
     # One that changed while it was read gets a digest that the next reader finds wrong, and is not kept.
-    _keep(
-        [(p, states[p], d) for p, d in new.items() if _state(p) == states[p] and _settled([p]) and d != NOTHING], kept
-    )
+    sure = [path for path in missing if _state(path) == states[path] and _settled([path]) and new[path] != NOTHING]
+    _keep([(path, states[path], new[path]) for path in sure], store)
     digests = found | new
     return [digests.get(path or "", NOTHING) for path in paths]
 
@@ -125,21 +127,21 @@ def _settled(paths: Iterable[str]) -> bool:
     return max(max(s.st_mtime_ns, s.st_ctime_ns) for s in statuses) < time.time_ns() - SETTLED
 
 
-def _look_up(names: Sequence[str], kept: sqlite3.Connection) -> dict[str, tuple[str, bytes]]:
+def _look_up(names: Sequence[str], store: sqlite3.Connection) -> dict[str, tuple[str, bytes]]:
     found = {}
     with contextlib.suppress(sqlite3.Error):
         for first in range(0, len(names), 500):
             some = names[first : first + 500]
             marks = ",".join("?" * len(some))
-            rows = kept.execute(f"SELECT name, state, digest FROM digests WHERE name IN ({marks})", some)
+            rows = store.execute(f"SELECT name, state, digest FROM digests WHERE name IN ({marks})", some)
             found |= {name: (state, bytes(digest)) for name, state, digest in rows}
     return found
 
 
-def _keep(rows: Sequence[tuple[str, str | None, bytes]], kept: sqlite3.Connection) -> None:
+def _keep(rows: Sequence[tuple[str, str | None, bytes]], store: sqlite3.Connection) -> None:
     """If it cannot be written, the next start only takes longer."""
-    with contextlib.suppress(sqlite3.Error), kept:
-        kept.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", rows)
+    with contextlib.suppress(sqlite3.Error), store:
+        store.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", rows)
 
 
 def _in_threads(work: Any, items: Sequence[Any]) -> list[bytes]:
@@ -167,5 +169,4 @@ def shard_identity(address: str) -> tuple[str, bool]:
         return f"{size} {ends.hexdigest()}", True
     system, path = fsspec.core.url_to_fs(address)
     info = system.info(path)
-    tag = next((info[key] for key in ("ETag", "etag", "md5Hash", "blob_id") if info.get(key)), None)
-    return f"{info.get('size')} {tag}", tag is not None
+    return f"{info.get('size')} {version(info)}", version(info) is not None

@@ -1,8 +1,7 @@
 """An image folder, here or at an address -> the images of each split with their classes."""
 
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,10 @@ import datasets
 
 from data import DataError, shortened
 from data.reading.columns import Labelled
-from data.reading.folders import SplitFolder, arrange, ending, is_image
-from data.reading.listing import Listing, fetch
+from data.reading.folders import SPLIT_OF, TABLES, SplitFolder, arrange, ending, is_image
+from data.reading.listing import Listing, download, version
 from data.reading.metadata import in_order, match, read_table
+from data.reading.names import in_two_forms, joined_note
 
 HINTS = dict.fromkeys((".heic", ".heif"), "; convert them to JPEG")
 Paths = Callable[[list[str]], list[str]]  # relative paths -> files on this machine
@@ -25,12 +25,12 @@ class ImageFolder:
 
     dataset: str
     splits: dict[str, SplitFolder]
-    local: Paths
+    to_local: Paths
     notes: list[str]
 
 
 def arrange_folder(
-    dataset: str, found: Listing, named: dict[str, str], local: Paths, root: Path | None, notes: list[str]
+    dataset: str, found: Listing, named: dict[str, str], to_local: Paths, root: Path | None, notes: list[str]
 ) -> ImageFolder:
     """Apply the rule of folders.py to a listing, and say what is left out.
 
@@ -38,20 +38,24 @@ def arrange_folder(
         dataset: its name, for messages.
         found: its files.
         named: folder of each split, as flags name it.
-        local: brings files to this machine.
+        to_local: brings files to this machine.
         root: where they are, if they are on this machine already.
         notes: gets a line for each kind of file that is left out.
     """
+    if needed := [p for p in found.unreadable if p.rpartition("/")[2] in TABLES or p.casefold() in SPLIT_OF]:
+        raise DataError(f"--dataset {dataset}: {needed[0]} is a pipe, a device or a link to nothing; remove it")
     # What cannot be opened keeps its class for the moment, so that a class of nothing else does not vanish.
     splits, outside = arrange(found.files + [path for path in found.unreadable if is_image(path)], dataset, named)
-    splits = {name: _without(split, set(found.unreadable), dataset) for name, split in splits.items()}
+    splits = {name: _without_unreadable(split, set(found.unreadable), dataset) for name, split in splits.items()}
     if found.unreadable:
         which = shortened(found.unreadable, 3)
         notes.append(f"left out: {len(found.unreadable)} pipes, devices, sockets or links to nothing: {which}")
+    if found.empty:
+        notes.append(f"empty folders: {shortened(sorted(found.empty), 5)}")
     if root is not None and found.linked:
         _refuse_shared(splits, found, root, dataset)
     _note_left_out(splits, outside, notes)
-    return ImageFolder(dataset, splits, local, notes)
+    return ImageFolder(dataset, splits, to_local, notes)
 
 
 def read_split(folder: ImageFolder, name: str, image_column: str | None, label_column: str | None) -> Labelled:
@@ -63,19 +67,21 @@ def read_split(folder: ImageFolder, name: str, image_column: str | None, label_c
     split = folder.splits[name]
     if split.table is None:
         _refuse_columns(folder.dataset, image_column, label_column)
-        joined = _one_form(_all_classes(folder), folder.notes)
-        names = sorted({joined.get(label, label) for label in split.classes})
-        labels, images = [joined.get(label, label) for label in split.classes], split.images
+        images, labels = split.images, split.classes
+        joined = in_two_forms(label for each in folder.splits.values() for label in each.classes)
     else:
         rows = _table_rows(folder, split, image_column, label_column)
-        joined = _one_form([label for _, label in rows], folder.notes)
-        images, labels = [path for path, _ in rows], [joined.get(label, label) for _, label in rows]
-        names = in_order(labels)
+        images, labels = [path for path, _ in rows], [label for _, label in rows]
+        joined = in_two_forms(labels)
         if unlisted := sorted(set(split.images) - set(images)):
             folder.notes.append(f"left out: {len(unlisted)} images not in {split.table}: {shortened(unlisted, 3)}")
+    if joined and joined_note(joined) not in folder.notes:
+        folder.notes.append(joined_note(joined))
+    labels = [joined.get(label, label) for label in labels]
+    names = in_order(labels) if split.table else sorted(set(labels))
     position = {label: index for index, label in enumerate(names)}
     features = datasets.Features(image=datasets.Image(decode=False))
-    table = datasets.Dataset.from_dict({"image": folder.local(images)}, features=features)
+    table = datasets.Dataset.from_dict({"image": folder.to_local(images)}, features=features)
     return Labelled(
         table, [position[label] for label in labels], range(len(labels)), names, declared=split.table is None
     )
@@ -92,37 +98,21 @@ def _table_rows(
     folder: ImageFolder, split: SplitFolder, image_column: str | None, label_column: str | None
 ) -> list[tuple[str, str]]:
     """(path, class) of the split's images, in the order of the table."""
-    [table] = folder.local([split.table])
+    [table] = folder.to_local([split.table])
     where = split.table.rpartition("/")[0]
     name = f"--dataset {folder.dataset}: {split.table}"
     rows = read_table(Path(table), name, image_column, label_column, folder.notes)
     rows = [(f"{where}/{file}" if where else file, label) for file, label in rows]
-    inside = split.folder + "/" if split.folder not in ("", ".") else ""
+    inside = split.prefix
     if not where and inside:  # the table of all splits
-        others = tuple(f"{other.folder}/" for other in folder.splits.values())
+        others = tuple(other.prefix for other in folder.splits.values())
         if outside := [file for file, _ in rows if not file.startswith(others)]:
             raise DataError(f"{name}: {shortened(outside, 3)} is in none of the splits {', '.join(others)}")
         rows = [(file, label) for file, label in rows if file.startswith(inside)]
-    return match(rows, split.images, name)
+    return match(rows, split.images, name, folder.notes)
 
 
-def _all_classes(folder: ImageFolder) -> list[str]:
-    return [label for split in folder.splits.values() for label in set(split.classes)]
-
-
-def _one_form(labels: Iterable[str], notes: list[str]) -> dict[str, str]:
-    """Names whose accents are stored in two ways (a Mac's archive) -> the one composed form."""
-    forms: dict[str, set[str]] = defaultdict(set)
-    for label in labels:
-        forms[unicodedata.normalize("NFC", label)].add(label)
-    joined = {label: form for form, found in forms.items() if len(found) > 1 for label in found}
-    note = f"joined: names whose accents are stored in two ways: {shortened(sorted(set(joined.values())), 5)}"
-    if joined and note not in notes:
-        notes.append(note)
-    return joined
-
-
-def _without(split: SplitFolder, lost: set[str], dataset: str) -> SplitFolder:
+def _without_unreadable(split: SplitFolder, lost: set[str], dataset: str) -> SplitFolder:
     if not split.classes:
         return replace(split, images=[path for path in split.images if path not in lost])
     kept = [(path, label) for path, label in zip(split.images, split.classes, strict=True) if path not in lost]
@@ -146,24 +136,25 @@ def _note_left_out(splits: dict[str, SplitFolder], outside: list[str], notes: li
     """One line per ending: how many files, and where."""
     where: dict[str, Counter[str]] = defaultdict(Counter)
     for split in splits.values():
-        prefix = f"{split.folder}/" if split.folder not in ("", ".") else ""
         for path in split.left_out:
-            first, slash, _ = path.removeprefix(prefix).partition("/")
-            where[ending(path)][f"class {first}" if slash and not split.table else prefix or "the folder"] += 1
+            first, slash, _ = path.removeprefix(split.prefix).partition("/")
+            where[ending(path)][f"class {first}" if slash and not split.table else split.prefix or "the folder"] += 1
     for path in outside:
         where[ending(path)][path.partition("/")[0] if "/" in path else "the folder"] += 1
     for suffix, places in sorted(where.items()):
         reason = "in no split" if is_image(f"x{suffix}") else "not read as images"
         total = sum(places.values())
-        where_from = f"{total} files in {shortened(sorted(places), 3)}"
+        where_from = f"{total} file{'s' if total > 1 else ''} in {shortened(sorted(places), 3)}"
         notes.append(f"left out: {suffix or 'no ending'}: {where_from}: {reason}{HINTS.get(suffix, '')}")
 
 
-def fetching(system: Any, infos: dict[str, dict], cache_dir: str | None) -> Paths:
+def downloads(system: Any, infos: dict[str, dict], cache_dir: str | None, notes: list[str]) -> Paths:
     """Relative paths at an address -> local copies."""
-    return lambda paths: fetch(system, [infos[path] for path in paths], cache_dir)
+    if unknown := sum(version(info) is None for info in infos.values()):
+        notes.append(f"{unknown} files have no checksum, ETag or time there: they are downloaded at every start")
+    return lambda paths: download(system, [infos[path] for path in paths], cache_dir)
 
 
-def below(root: Path) -> Paths:
+def paths_below(root: Path) -> Paths:
     """Relative paths below a local folder -> whole ones."""
     return lambda paths: [str(root / path) for path in paths]

@@ -7,12 +7,12 @@ import csv
 import io
 import json
 import re
-import unicodedata
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from data import DataError, shortened
 from data.reading.columns import LABEL_NAMES
+from data.reading.names import composed
 
 INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -45,7 +45,9 @@ def read_table(table: Path, name: str, image_column: str | None, label_column: s
     _refuse_missing(rows, files, labels, name)
     if all(INTEGER.fullmatch(row[labels] or "") for row in rows) and any(row[labels] == "-1" for row in rows):
         _refuse_missing([row | {labels: None} if row[labels] == "-1" else row for row in rows], files, labels, name)
-    return _unique([(_relative(row[files], name), row[labels]) for row in rows], name, notes)
+    if not rows:
+        raise DataError(f"{name}: has a first line with the columns, and no rows")
+    return [(_relative(row[files], name), row[labels]) for row in rows]
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -54,18 +56,18 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=int) if all(map(INTEGER.fullmatch, names)) else names
 
 
-def match(rows: Rows, files: Iterable[str], name: str) -> Rows:
+def match(rows: Rows, files: Iterable[str], name: str, notes: list[str]) -> Rows:
     """The rows with the files' names as they are on disk, where an accent may be stored otherwise than in the table.
 
     Raises:
-        DataError: the table names files that are not there.
+        DataError: the table names files that are not there, or one file with two labels.
     """
     present = set(files)
-    by_form = {unicodedata.normalize("NFC", file): file for file in present}
-    found = [(file if file in present else by_form.get(unicodedata.normalize("NFC", file)), file) for file, _ in rows]
+    by_form = {composed(file): file for file in present}
+    found = [(file if file in present else by_form.get(composed(file)), file) for file, _ in rows]
     if missing := [file for path, file in found if path is None]:
         raise DataError(f"{name}: {len(missing)} of {len(rows)} files are not there: {shortened(missing, 3)}")
-    return [(path, label) for (path, _), (_, label) in zip(found, rows, strict=True)]
+    return _unique([(path, label) for (path, _), (_, label) in zip(found, rows, strict=True)], name, notes)
 
 
 def _decoded(data: bytes, name: str) -> str:
@@ -80,11 +82,14 @@ def _decoded(data: bytes, name: str) -> str:
 
 
 def _csv_rows(text: str, name: str, notes: list[str]) -> tuple[list[str], list[dict]]:
+    text = text if "\n" in text else text.replace("\r", "\n")  # lines as old Macs end them
+    if text[:4].lower() == "sep=":  # Excel's hint, which the header tells as well
+        text = text.partition("\n")[2]
     header = text.partition("\n")[0]
     counts = {mark: next(csv.reader([header], delimiter=mark), []) for mark in ",;\t"}
     mark = max(counts, key=lambda one: len(counts[one]))
     if mark != ",":
-        notes.append(f"{name}: columns are separated by {'a tab' if mark == chr(9) else mark}")
+        notes.append(f"{_short(name)}: columns are separated by {'a tab' if mark == chr(9) else mark}")
     try:
         lines = [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True) if line]
     except csv.Error as error:
@@ -106,7 +111,10 @@ def _json_rows(text: str, name: str) -> tuple[list[str], list[dict]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
+            # Numbers as they are written; NaN is no value.
+            row = json.loads(
+                line, object_pairs_hook=_once, parse_int=str, parse_float=str, parse_constant=lambda _: None
+            )
         except (ValueError, RecursionError) as error:
             raise DataError(f"{name}: line {number} is not JSON: {error}") from error
         if not isinstance(row, dict):
@@ -115,10 +123,19 @@ def _json_rows(text: str, name: str) -> tuple[list[str], list[dict]]:
     return list(dict.fromkeys(key for row in rows for key in row)), rows
 
 
+def _once(pairs: list[tuple[str, object]]) -> dict:
+    """An object of JSON; ValueError if it has a key twice."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError(f"a key occurs twice among {', '.join(key for key, _ in pairs)}")
+    return dict(pairs)
+
+
 def _column(columns: list[str], named: str | None, usual: Iterable[str], name: str, kind: str) -> str:
     found = [column for column in usual if column in columns] if named is None else [named]
     if named == "image" and named not in columns:  # what `datasets` calls the images of file_name
         found = ["file_name"]
+    if kind == "image" and "file_name" not in found and len(found) > 1:
+        raise DataError(f"{name}: {', '.join(found)} could all be the image; name one with --image_column_name")
     if not found or found[0] not in columns:
         raise DataError(
             f"{name}: {f'no column {named}' if named else f'no column seems to be the {kind}'};"
@@ -145,6 +162,11 @@ def _relative(file: str, name: str) -> str:
     return str(path)
 
 
+def _short(name: str) -> str:
+    """The table's own path, of a name that begins with --dataset."""
+    return name.rpartition(": ")[2]
+
+
 def _unique(rows: Rows, name: str, notes: list[str]) -> Rows:
     """Each file once."""
     labels: dict[str, str] = {}
@@ -152,5 +174,5 @@ def _unique(rows: Rows, name: str, notes: list[str]) -> Rows:
         if labels.setdefault(file, label) != label:
             raise DataError(f"{name}: {file} is listed as {labels[file]} and as {label}")
     if len(labels) < len(rows):
-        notes.append(f"{name}: {len(rows) - len(labels)} rows repeat a file, which counts once")
+        notes.append(f"{_short(name)}: {len(rows) - len(labels)} rows repeat a file, which counts once")
     return list(labels.items())

@@ -101,6 +101,6 @@ def explain(error: BaseException, dataset: str) -> str:
     if isinstance(error, FileNotFoundError) and protocol:
         return "there is no such bucket or folder"
     name = type(error).__name__
-    if isinstance(error, PermissionError) or "Credentials" in name or "credentials" in text:
+    if protocol and (isinstance(error, PermissionError) or "Credentials" in name or "credentials" in text):
         return f"access is denied ({text}); credentials come from the environment, such as AWS_ACCESS_KEY_ID, or ~/.aws"
     return f"cannot be read: {text}"

@@ -64,7 +64,9 @@ def warnings_about(splits: Splits, groups: Sequence[Sequence[int]], what: str = 
     if leaks:
         named = _shown([f"{name(one)} = {name(other)}" for one, other in leaks[:MOST_NAMED]], len(leaks))
         is_in = f"{what} is" if len(leaks) == 1 else f"{what}s are"
-        lines.append(f"{WARNING}{len(leaks)} {is_in} in both train and validation, so validation flatters ({named})")
+        lines.append(
+            f"{WARNING}{len(leaks)} {is_in} in both train and validation, so validation scores are too high ({named})"
+        )
     if disputed:
         named = _shown([f"{labelled(one)} = {labelled(other)}" for one, other in disputed[:MOST_NAMED]], len(disputed))
         has = f"{what} has" if len(disputed) == 1 else f"{what}s have"

@@ -69,7 +69,7 @@ class Split:
         """The encoded bytes of one image; DataError if its file cannot be read, or has changed since it was hashed."""
         data, digest = self._read(index), self.digest(index)
         if any(digest) and content(data) != digest:
-            raise ChangedError(f"{self.image_name(index)}: has changed since this start read it first; start again")
+            raise ChangedError(f"{self.image_name(index)}: has changed while this run was reading it; start again")
         return data
 
     def read_or_nothing(self, index: int) -> bytes:
@@ -117,7 +117,7 @@ class Splits:
                 digest.update(repr((split.name, label, Path(path).name, bytes_digest)).encode())
         return CONTENT + digest.hexdigest()
 
-    def tail_fingerprint(self) -> str:
+    def old_fingerprint(self) -> str:
         """The same of runs that were started before all bytes counted: each image's size and last 64 bytes."""
         digest = hashlib.blake2b(repr(self.label_names).encode(), digest_size=16)
         for split in (self.train, self.validation):

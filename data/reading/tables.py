@@ -21,8 +21,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from data import DataError, shortened
 from data.reading.columns import Labelled, read_labels
-from data.reading.folders import SPLITS, ending, is_image
-from data.reading.image_folder import ImageFolder, arrange_folder, below, fetching, read_split
+from data.reading.folders import SPLIT_OF, SPLITS, WAY_OUT, ending, is_image
+from data.reading.image_folder import ImageFolder, arrange_folder, downloads, paths_below, read_split
 from data.reading.listing import Listing, list_folder
 from data.reading.remote import connect, explain, is_remote, parquet_files, with_retries
 
@@ -91,7 +91,7 @@ def _find(spec: DatasetSpec) -> Found:
         if files := parquet_files(system, root, infos):
             _refuse_named(spec, "parquet files")
             return _of_datasets(spec, "parquet", files, None, notes)
-        local = fetching(system, infos, spec.tables_dir)
+        local = downloads(system, infos, spec.tables_dir, notes)
         folder = arrange_folder(dataset, Listing(list(infos)), spec.folders, local, None, notes)
         return _of_folder(spec, folder, lambda path: system.unstrip_protocol(infos[path]["name"]))
     source = _local_or_hub(dataset, spec.cache_dir, spec.offline)
@@ -99,11 +99,9 @@ def _find(spec: DatasetSpec) -> Found:
     if root.is_dir():
         listing = list_folder(root, dataset)
         _refuse_archives(listing, dataset)
-        if spec.folders or (_is_image_folder(listing) and not _card_names_files(root)):
-            _check_named(root, spec)
-            if spec.config_name:
-                raise DataError(f"--dataset_config_name {spec.config_name}: an image folder has none")
-            folder = arrange_folder(dataset, listing, spec.folders, below(root), root, notes)
+        if spec.folders or _is_image_folder(listing):
+            folder = arrange_folder(dataset, listing, spec.folders, paths_below(root), root, notes)
+            _check_card(spec, listing, folder, root)
             return _of_folder(spec, folder, lambda path: str(root / path))
         if pictures := [path for path in listing.files if is_image(path)]:
             notes.append(f"left out: {len(pictures)} images beside the tables: {shortened(pictures, 3)}")
@@ -139,13 +137,22 @@ def _is_image_folder(listing: Listing) -> bool:
     return any(map(is_image, listing.files + listing.unreadable)) and not endings & TABLE_ENDINGS
 
 
-def _card_names_files(root: Path) -> bool:
-    """Whether the README of a data set says, as on the Hub, which files are which split; `datasets` reads it then."""
-    try:
-        text = (root / "README.md").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return text.startswith("---") and "data_files:" in text.split("\n---", 1)[0]
+def _check_card(spec: DatasetSpec, listing: Listing, folder: ImageFolder, root: Path) -> None:
+    """Refuse an image folder whose README says, as on the Hub, that other files are the splits than its folders say."""
+    if spec.config_name:
+        raise DataError(f"--dataset_config_name {spec.config_name}: an image folder has no configurations")
+    if spec.folders or "README.md" not in listing.files:
+        return
+    text = (root / "README.md").read_text(encoding="utf-8", errors="replace")
+    if not text.startswith("---") or "data_files" not in text.split("\n---", 1)[0]:
+        return
+    builder = datasets.load_dataset_builder(str(root), cache_dir=spec.tables_dir)
+    declared = {str(name): set(filter(is_image, files)) for name, files in (builder.config.data_files or {}).items()}
+    ours = {SPLIT_OF.get(name, name): set(files) for name, files in declared.items()}
+    if ours != {name: {str(root / path) for path in split.images} for name, split in folder.splits.items()}:
+        raise DataError(
+            f"--dataset {spec.dataset}: README.md declares other splits than the folders' names do; {WAY_OUT}"
+        )
 
 
 def _refuse_archives(listing: Listing, dataset: str) -> None:
@@ -165,13 +172,6 @@ def _refuse_named(spec: DatasetSpec, what: str) -> None:
         raise DataError(f"{flags}: name folders of images, and --dataset {spec.dataset} is {what}")
 
 
-def _check_named(root: Path, spec: DatasetSpec) -> None:
-    for split, folder in spec.folders.items():
-        path = Path(folder)
-        if path.is_absolute() or ".." in path.parts or not (root / folder).is_dir():
-            raise DataError(f"--{split}_dir {folder}: is no folder inside --dataset {spec.dataset}")
-
-
 def _of_folder(spec: DatasetSpec, folder: ImageFolder, address: Callable[[str], str]) -> Found:
     files = {name: [address(path) for path in split.images] for name, split in folder.splits.items()}
 
@@ -181,8 +181,7 @@ def _of_folder(spec: DatasetSpec, folder: ImageFolder, address: Callable[[str], 
 
     def stream(name: str) -> datasets.IterableDataset:
         split = folder.splits[name]
-        prefix = f"{split.folder}/" if split.folder not in ("", ".") else ""
-        if split.table or any(path.removeprefix(prefix).count("/") > 1 for path in split.images):
+        if split.table or any(path.removeprefix(split.prefix).count("/") > 1 for path in split.images):
             raise DataError(f"--streaming true: {spec.dataset} must hold images in SPLIT/CLASS/, and nothing deeper")
         if odd := [file for file in files[name] if set(file) & set("*?[]") or "::" in file]:
             raise DataError(f"--streaming true: {odd[0]}: such a name cannot be streamed; rename it")

@@ -117,7 +117,7 @@ def test_other_splits_and_stray_files_are_noted(tmp_path, load):
     splits = load(write(tmp_path / "d", class_folders("train/", "val/", "test/") | stray))
     assert (len(splits.train), len(splits.validation)) == (8, 8)
     assert splits.notes == [
-        "left out: .txt: 1 files in the folder: not read as images",
+        "left out: .txt: 1 file in the folder: not read as images",
         "splits not used: test",
     ]
 
@@ -310,6 +310,12 @@ def test_class_folders_that_differ_between_splits_are_refused_by_name(tmp_path, 
     assert "differ in b, c;" in refusal(write(tmp_path / "d", files))
 
 
+def test_names_that_a_table_stores_in_two_forms_are_one_class(tmp_path, load):
+    values = ["caf\u00e9", "cafe\u0301", "tea", "tea"]
+    splits = load(table_folder(tmp_path / "d", {"image": PICTURES, "label": (Value("string"), values)}))
+    assert splits.label_names == ["caf\u00e9", "tea"] and splits.train.labels == [0, 0, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("values", "feature"),
     [
@@ -317,6 +323,7 @@ def test_class_folders_that_differ_between_splits_are_refused_by_name(tmp_path, 
         ([0, -1, 1, -1], ClassLabel(names=XY)),
         ([0, -1, 1, -1], Value("int64")),
         (["x", None, "y", None], Value("string")),
+        (["x", "", "y", ""], Value("string")),
     ],
 )
 def test_rows_without_a_label_are_counted_and_refused(values, feature, tmp_path, refusal):

@@ -85,7 +85,7 @@ def fingerprint_as_saved(checkpoint: Path | None, splits: Splits | Streams) -> s
     """Identity of the data, computed as when the run was started: earlier runs looked at the images' ends only."""
     saved = read_manifest(checkpoint)["identity"].get("dataset_fingerprint") if checkpoint else None
     if isinstance(saved, str) and not saved.startswith(CONTENT):
-        return splits.tail_fingerprint()
+        return splits.old_fingerprint()
     return splits.fingerprint()
 
 

@@ -15,6 +15,8 @@ from train.distributed.process_group import is_lost_peer, kill_stopped_siblings
 from train.errors import ConfigError, NonFiniteError, RunError, is_out_of_memory
 from train.output.results import resume_command
 from train.state import TrainState
+from train.system.console import say
+from train.system.signals import Interrupted
 
 MOST_NAMED = 8
 
@@ -53,5 +55,8 @@ def explained(state: TrainState, data: DataPipeline, folder: Path, recipe: Recip
         raise RunError(
             f"update {state.step + 1}: another process of this run is gone or frozen ({reason}); {again}"
         ) from error
+    except Interrupted:  # only while reporting: training puts a signal off until it has saved
+        say(f"stopped while the results were written; to finish: {resume_command(folder, recipe)}")
+        raise
     except (OSError, SafetensorError) as error:
         raise RunError(f"cannot write in {folder}: {getattr(error, 'strerror', None) or error}; {again}") from error

@@ -53,7 +53,9 @@ def finish(
         write_trainer_state(folder, state, plan, config.recipe)
     if stopped or state.step < plan.total_updates:
         again = resume_command(folder, config.recipe)
-        say(f"stopped after update {state.step} of {plan.total_updates}; to continue: {again}")
+        done = state.step == plan.total_updates
+        where = "the last update" if done else f"update {state.step} of {plan.total_updates}"
+        say(f"stopped after {where}; {'to evaluate and export the model' if done else 'to continue'}: {again}")
         return
     if state.best.step is None:
         raise RunError(why_no_best(folder, state))

@@ -108,9 +108,10 @@ def load_classifier(
         loaded = load_model(name, label_names, dtype=precision.dtype, **options)
     model = loaded.model.to(precision.device)
     model.vit.to(precision.dtype)
-    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    count = sum(parameter.numel() for parameter in model.parameters())
+    size_text = f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.1f} k"
     size = model.vit.config.image_size
-    say(f"model: {'; '.join([name, *loaded.notes])}; {millions:.1f} M parameters, {size} pixels, {attention} attention")
+    say(f"model: {'; '.join([name, *loaded.notes])}; {size_text} parameters, {size} pixels, {attention} attention")
     if run.fsdp:
         shard(model, model.blocks)
     return loaded

@@ -48,7 +48,7 @@ def test_pixels_are_the_same_bit_for_bit_wherever_they_are_kept(tmp_path):
 
 def test_a_file_is_built_once_and_then_only_read(tmp_path, monkeypatch):
     prepared("disk", tmp_path)
-    monkeypatch.setattr(cache, "look_at_all", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(cache, "decode_all", lambda *_: pytest.fail("decoded again"))
     prepared("disk", tmp_path)
     assert len(files(tmp_path)) == 1
 

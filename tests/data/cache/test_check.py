@@ -84,7 +84,7 @@ def test_only_the_first_run_on_the_same_data_pays_for_the_pass(tmp_path, monkeyp
             check_images(bad, False, str(tmp_path))
     assert decoded == [21]
     mended = splits(GOOD | {"bad.png": png(77)})
-    check_images(mended, False, str(tmp_path))  # a mended image is looked at again
+    check_images(mended, False, str(tmp_path))  # a mended image is checked at again
 
 
 def test_a_damaged_finding_is_made_anew(tmp_path):
@@ -118,7 +118,10 @@ def test_an_image_in_both_splits_or_with_two_labels_is_named_at_every_start(kind
         kept, *_ = prepare_images(data, Resize(8, 8, InterpolationMode.BILINEAR), policy, True, print)
         leak, disputed = kept.notes[-2:]
         assert (
-            leak == ("warning: 1 image is in both train and validation, so validation flatters (7.png = leak.png)")
+            leak
+            == (
+                "warning: 1 image is in both train and validation, so validation scores are too high (7.png = leak.png)"
+            )
             and len(kept.notes) == 4
         )
         assert "1 image has more than one label" in disputed or "2 images have more than one label" in disputed

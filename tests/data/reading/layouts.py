@@ -1,6 +1,7 @@
 """Random image folders with nasty names, and what the rules say of them, written down a second time."""
 
 import random
+import re
 import unicodedata
 from pathlib import Path
 
@@ -108,10 +109,15 @@ def expected(paths: list[str]) -> dict[str, tuple[str, str]] | None:
         }
     if any(len(parts) == 1 for parts in images):
         return None
+    if len(tops) > 1 and all(top.lower() in SPLIT_NAMES for top in tops):
+        return None
+    inner = {top: {p[1].lower() for p in images if p[0] == top and len(p) > 3} & SPLIT_NAMES.keys() for top in tops}
+    if tops and (all(inner.values()) or any(len({SPLIT_NAMES[n] for n in found}) > 1 for found in inner.values())):
+        return None
     for top in tops:
         only_deeper = all(len(parts) > 2 for parts in images if parts[0] == top)
-        words = "".join(letter if letter.isascii() and letter.isalpha() else " " for letter in top.lower()).split()
-        if only_deeper and SPLIT_NAMES.keys() & set(words):
+        words = re.findall("[A-Z]?[a-z]+|[A-Z]+", top)
+        if only_deeper and SPLIT_NAMES.keys() & {word.lower() for word in words}:
             return None
     return {"/".join(parts): ("train", parts[0]) for parts in images}
 

@@ -15,7 +15,7 @@ from data.reading import content
 from data.reading.splits import CONTENT
 from data.reading.tables import DatasetSpec
 from data.sources import load_splits
-from tests.data.test_sources import class_folders, write
+from tests.data.test_sources import DECLARED, IMAGE, class_folders, images, table_folder, write
 from tests.running import ROOT
 
 COUNT_OPENS = """
@@ -86,9 +86,24 @@ def test_a_file_that_changes_after_it_was_hashed_is_named(tmp_path):
     folder = write(tmp_path / "d", class_folders("train/", "val/"))
     splits = load(folder, tmp_path / "cache")
     (folder / "train/b/1.png").write_bytes((folder / "train/b/2.png").read_bytes())
-    with pytest.raises(DataError, match=r"train/b/1\.png: has changed since"):
+    with pytest.raises(DataError, match=r"train/b/1\.png: has changed while"):
         [splits.train.read(index) for index in range(len(splits.train))]
     assert splits.train.select([0, 2]).digests == splits.train.digest(0) + splits.train.digest(2)
+
+
+def test_two_columns_of_one_table_are_two_data_sets(tmp_path):
+    left, right = images(4), images(9)[5:]
+    columns = {"left": (IMAGE, left), "right": (IMAGE, right), "label": DECLARED}
+    folder = table_folder(tmp_path / "d", columns)
+    time.sleep(content.SETTLED / 1e9 + 0.1)
+    for _ in range(2):
+        read = {}
+        for column, rows in (("left", left), ("right", right)):
+            splits = load_splits(DatasetSpec(str(folder), image_column=column, cache_dir=str(tmp_path / "cache")))
+            assert [splits.train.read(index) for index in range(4)] == [row["bytes"] for row in rows]
+            read[column] = splits.fingerprint()
+        assert read["left"] != read["right"]
+        time.sleep(content.SETTLED / 1e9 + 0.1)
 
 
 @pytest.mark.parametrize("damage", [b"not a database at all", b"SQLite format 3\0" + bytes(4080)])

@@ -123,7 +123,7 @@ def test_a_loop_of_links_is_refused(tmp_path):
 def test_pipes_and_broken_links_are_never_opened_and_are_named(tmp_path):
     folder = write(tmp_path / "d", class_folders("train/", "val/"))
     os.mkfifo(folder / "train/a/9.png")
-    os.mkfifo(folder / "train/metadata.csv")
+    os.mkfifo(folder / "train/a/notes.txt")
     (folder / "train/b/9.png").symlink_to("nowhere")
     train, _, _, notes = counts(folder)
     assert train == 8 and any("3 pipes" in note and "train/a/9.png" in note for note in notes)
@@ -144,7 +144,7 @@ def test_what_is_left_out_is_named_by_ending_and_class(tmp_path):
     files = class_folders("train/", "val/") | {"train/a/x.heic": b"x", "train/b/y.heic": b"x", "train/a/c.txt": b"x"}
     notes = counts(write(tmp_path / "d", files))[3]
     assert "left out: .heic: 2 files in class a, class b: not read as images; convert them to JPEG" in notes
-    assert "left out: .txt: 1 files in class a: not read as images" in notes
+    assert "left out: .txt: 1 file in class a: not read as images" in notes
 
 
 def test_names_that_differ_in_how_accents_are_stored_are_one_class(tmp_path):
@@ -222,10 +222,12 @@ TEXT = rows(["cat", "dog"] * 3)
         TEXT.replace(",", ";").encode(),
         TEXT.replace(",", "\t").encode(),
         TEXT.replace("\n", "\r\n").encode(),
+        TEXT.replace("\n", "\r").encode(),
+        b"sep=;\r\n" + TEXT.replace(",", ";").replace("\n", "\r\n").encode(),
         rows(['"cat"', '"dog"'] * 3).encode(),
         rows(["cat,1", "dog,2"] * 3, "file_name,label,age").encode(),
     ],
-    ids=["BOM", "UTF-16", "semicolons", "tabs", "CRLF", "quotes", "more columns"],
+    ids=["BOM", "UTF-16", "semicolons", "tabs", "CRLF", "CR", "Excel", "quotes", "more columns"],
 )
 def test_tables_of_every_kind_are_read(content, tmp_path):
     assert counts(table_set(tmp_path / "d", content))[2] == ["cat", "dog"]
@@ -254,6 +256,13 @@ def test_json_lines_keep_numbers_as_written(tmp_path):
         ("file_name,label\n0.png,caf\u00e9\n".encode("latin-1"), "is not UTF-8"),
         (b"", "is empty"),
         ('file_name,label\n"0.png,a\n', "cannot be read"),
+        (b"file_name,label\n", "and no rows"),
+        (
+            rows(["a", "b"] * 3, "x_file_name,label")
+            .replace("x_file_name", "x_file_name,y_file_name")
+            .replace(".png,", ".png,z,"),
+            "could all be the image",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused_by_name(content, said, tmp_path):
@@ -304,3 +313,93 @@ def test_an_evaluation_alone_runs_without_a_train_split(cache, tmp_path):
     shutil.rmtree(tmp_path / "d/train")
     alone = ("--model", tmp_path / "run", "--eval_only", "true", "--image_cache", cache)
     assert main([*map(str, flags), *map(str, alone)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("parents", "said"),
+    [
+        (("train", "test"), "hold images and no class folders"),
+        (("TrainSet/a", "TrainSet/b", "ValSet/a"), "may be a split or a class"),
+        (("trainA/a", "testB/b"), "may be a split or a class"),
+        (("one/train/a", "one/train/b", "two/train/a"), "the splits are one folder deeper"),
+        (("all/train/a", "all/val/a", "docs"), "the splits are one folder deeper"),
+        (("train/a", "train/b", "other/c"), "lie side by side"),
+    ],
+)
+def test_splits_never_become_classes(parents, said, tmp_path):
+    files = {f"{parent}/{number}.png": png(number) for parent in parents for number in range(3)}
+    with pytest.raises(DataError, match=said):
+        counts(write(tmp_path / "d", files))
+
+
+def test_a_validation_split_that_cannot_be_read_is_not_made_up_from_training_images(tmp_path):
+    files = class_folders("train/") | {f"val/{name}/0.heic": b"x" for name in "ab"}
+    with pytest.raises(DataError, match="class a would lose all its 1 files"):
+        counts(write(tmp_path / "d", files))
+    folder = write(tmp_path / "linked", class_folders("train/"))
+    (folder / "val").symlink_to("nowhere")
+    with pytest.raises(DataError, match="val is a pipe, a device or a link to nothing"):
+        counts(folder)
+
+
+@pytest.mark.parametrize("other", ["val", "val/", "./val", "val//"])
+def test_one_folder_for_two_splits_is_refused(other, tmp_path):
+    folder = write(tmp_path / "d", class_folders("train/", "val/"))
+    with pytest.raises(DataError, match="overlap"):
+        counts(folder, folders={"train": "train", "validation": "val", "test": other})
+    assert counts(folder, folders={"train": "./train/", "validation": other})[:2] == (8, 8)
+
+
+def test_a_readme_that_declares_other_splits_is_refused_and_one_that_agrees_changes_no_class(tmp_path):
+    files = class_folders("train/", "val/", classes=["cat/cam1", "cat/cam2", "dog/cam1"])
+    split = "  - split: {}\n    path: {}/**\n"
+    card = "---\nconfigs:\n- config_name: default\n  data_files:\n"
+    card += f"{split.format('train', '{}')}{split.format('validation', '{}')}---\n"
+    folder = write(tmp_path / "d", files | {"README.md": card.format("train", "val").encode()})
+    assert counts(folder)[:3] == (12, 12, ["cat", "dog"])
+    (folder / "README.md").write_text(card.format("val", "train"))
+    with pytest.raises(DataError, match=r"README\.md declares other splits"):
+        counts(folder)
+    (folder / "README.md").unlink()
+    os.mkfifo(folder / "README.md")  # is not opened
+    assert counts(folder)[:2] == (12, 12)
+
+
+def test_a_table_that_is_a_pipe_is_refused_and_never_opened(tmp_path):
+    folder = write(tmp_path / "d", class_folders("train/", "val/"))
+    os.mkfifo(folder / "train/metadata.csv")
+    with pytest.raises(DataError, match=r"train/metadata\.csv is a pipe"):
+        counts(folder)
+
+
+def test_a_table_that_writes_one_file_in_two_forms_is_seen_through(tmp_path):
+    table = "file_name,label\ncaf\u00e9.png,a\ncafe\u0301.png,b\n1.png,b\n2.png,a\n"
+    files = {"caf\u00e9.png": png(0), "1.png": png(1), "2.png": png(2)}
+    with pytest.raises(DataError, match="is listed as a and as b"):
+        counts(write(tmp_path / "d", files | {"metadata.csv": table.encode()}))
+
+
+def test_empty_folders_are_said(tmp_path):
+    folder = write(tmp_path / "d", class_folders("train/", "val/"))
+    (folder / "train/c").mkdir()
+    assert "empty folders: train/c" in counts(folder)[3]
+
+
+def test_files_that_are_links_to_one_copy_are_read(tmp_path):
+    """As the cache of the Hub has them."""
+    folder = write(tmp_path / "d", class_folders("train/", "val/"))
+    (folder / "val/a/0.png").unlink()
+    (folder / "val/a/0.png").symlink_to(folder / "train/a/0.png")
+    assert counts(folder)[:2] == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"file_name": "0.png", "label": "a", "label": "b"}', "a key occurs twice"),
+        ('{"file_name": "0.png", "label": NaN}', "1 of 1 rows have no value"),
+    ],
+)
+def test_json_that_says_two_things_or_nothing_is_refused(line, said, tmp_path):
+    with pytest.raises(DataError, match=said):
+        counts(table_set(tmp_path / "d", line, "metadata.jsonl"))
