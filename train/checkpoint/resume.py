@@ -62,7 +62,7 @@ FREE = {
 # May be raised where the schedule does not depend on it.
 LENGTH = {"num_train_epochs", "max_steps"}
 # The flag is only a name: what it names is compared instead (fingerprint, weights, precision).
-BY_CONTENT = {"dataset", "train_dir", "validation_dir", "test_dir", "model", "device", "precision"}
+BY_CONTENT = {"dataset", "train_dir", "validation_dir", "test_dir", "model", "model_revision", "device", "precision"}
 
 
 def identity(config: Config, decided: dict[str, Any], fixed_length: bool) -> dict[str, Any]:

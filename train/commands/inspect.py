@@ -12,7 +12,7 @@ from train.config.cli import checked_tokens
 from train.config.flag_file import file_tokens
 from train.config.flags import Parser, add_flag, unknown_flags
 from train.config.record import dataset_stem
-from train.config.schema import Config, DataConfig, ModelConfig, RecipeConfig, RunConfig
+from train.config.schema import AugmentConfig, Config, DataConfig, ModelConfig, RecipeConfig, RunConfig
 from train.distributed.env import world_size
 from train.errors import ConfigError
 from train.system import hub
@@ -83,7 +83,7 @@ def parse(arguments: Sequence[str]) -> Config:
         section(**{name: value for name, value in vars(values).items() if name in section.__dataclass_fields__})
         for section in (RunConfig, DataConfig, ModelConfig)
     )
-    return Config(*sections, RecipeConfig())
+    return Config(*sections, AugmentConfig(), RecipeConfig())
 
 
 def run(arguments: Sequence[str], _: Signals) -> None:

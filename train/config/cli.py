@@ -49,12 +49,12 @@ def parse(argv: Sequence[str]) -> Config:
     defaults = PRESETS[preset] | remembered
     parser.set_defaults(**defaults)
     values = vars(_values(parser, tokens))
-    run, data, model, recipe = (section(**{f.name: values[f.name] for f in fields(section)}) for section in SECTIONS)
-    run.preset = preset
-    if record and run.output_dir is None:
-        run.output_dir = str(record.parent)
+    sections = [section(**{f.name: values[f.name] for f in fields(section)}) for section in SECTIONS]
+    config = Config(*sections, reason, sorted(named), record is not None)
+    config.run.preset = preset
+    if record and config.run.output_dir is None:
+        config.run.output_dir = str(record.parent)
     _refuse_code(values, vars(_values(build_parser(), list(map(_spelled, typed)))), record or (argv or [""])[0])
-    config = Config(run, data, model, recipe, reason, sorted(named))
     _check_together(config)
     return config
 

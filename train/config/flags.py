@@ -64,7 +64,9 @@ def add_flag(parser: Parser, section: type, item: Field, text: str | None = None
 def _add(group: Any, item: Field, hint: Any, text: str) -> None:
     options: dict[str, Any] = {"default": item.default, "help": text}
     kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
-    if typing.get_origin(hint) is typing.Literal:
+    if typing.Literal["epoch"] in kinds:
+        options |= {"type": _count_or_epoch, "metavar": "N|epoch"}
+    elif typing.get_origin(hint) is typing.Literal:
         options["choices"] = kinds
         options["metavar"] = "|".join(kinds)
     else:
@@ -82,6 +84,13 @@ def _help(item: Field) -> str:
         text += f" Default: {'on' if item.default is True else item.default}."
     sets = {name: preset[item.name] for name, preset in PRESETS.items() if item.name in preset}
     return text + (f" [{', '.join(f'{name}: {value}' for name, value in sets.items())}]" if sets else "")
+
+
+def _count_or_epoch(text: str) -> int | str:
+    try:
+        return text if text == "epoch" else int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of updates nor epoch") from error
 
 
 def _boolean(text: str) -> bool:

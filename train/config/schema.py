@@ -1,7 +1,7 @@
-"""Every setting of a run: documented fields in four sections, each checked when it is made.
+"""Every setting of a run: documented fields in five sections, each checked when it is made.
 
 A flag that the Hugging Face Trainer also has carries its name and default. The recipes that differ from those
-defaults are in `train/config/presets.py`. Only `train/main.py` and `train/setup/` see the four sections together.
+defaults are in `train/config/presets.py`. Only `train/main.py` and `train/setup/` see the five sections together.
 """
 
 import math
@@ -39,6 +39,17 @@ class RunConfig:
         None, "Stop, with a checkpoint, after this many updates; the schedule stays that of the whole run."
     )
     eval_only: bool = flag(False, "Evaluate --model on the validation split, print the metrics as JSON, train nothing.")
+    seeds: str | None = flag(
+        None, "Train once with each of these seeds, such as 42,43,44, in folders inside --output_dir, and compare."
+    )
+    sweep: str | None = flag(
+        None, "The same for values of other flags, such as learning_rate=1e-4,2e-4: every combination, one table."
+    )
+    folds: int | None = flag(
+        None,
+        "With --freeze backbone: also estimate the accuracy on this many folds of the training images, each judged by a"
+        " head that was trained on the others.",
+    )
     seed: int = flag(42, "Of the new head, the order of the images and everything else random.")
     cache_dir: str | None = flag(None, "Where the Hub libraries keep downloads and tables. Default: their own caches.")
     debug: bool = flag(False, "Show the traceback of an error.")
@@ -67,6 +78,7 @@ class RunConfig:
         """Check the numbers."""
         _at_least(self, 0, "seed")
         _at_least(self, 1, "stop_after", "ddp_timeout")
+        _at_least(self, 2, "folds")
 
 
 @dataclass
@@ -135,6 +147,61 @@ class ModelConfig:
     model: str | None = flag(
         None, "Hub name, checkpoint folder, or from scratch: builtin:small, builtin:tiny.", heading="model"
     )
+    model_revision: str | None = flag(None, "Branch, tag or commit of a model on the Hub. Default: its main branch.")
+    image_size: int | None = flag(
+        None,
+        "Side in pixels of the images that the model takes, a multiple of its patch size; position embeddings are"
+        " interpolated. Default: as the checkpoint was trained.",
+    )
+    freeze: str | None = flag(
+        None, "backbone: train the head alone. A number N: keep the embeddings and the first N blocks as they are."
+    )
+    gradient_checkpointing: bool = flag(
+        False, "Compute activations again in the backward pass: a third slower, in far less memory."
+    )
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        _at_least(self, 1, "image_size")
+        if self.freeze not in (None, "backbone") and not (self.freeze.isdecimal() and 0 < int(self.freeze) < 1000):
+            raise ConfigError(f"--freeze {self.freeze}: must be backbone, or a number of blocks")
+
+
+@dataclass
+class AugmentConfig:
+    """What training does to images and labels. Evaluation sees them as they are."""
+
+    augment: Literal["none", "flip", "flip_both", "trivial", "rand", "auto"] = flag(
+        "none",
+        "flip: mirror half of the images; flip_both: also upside down. trivial, rand, auto: TrivialAugmentWide,"
+        " RandAugment, AutoAugment, after a flip.",
+        heading="augmentation and rare classes",
+    )
+    augment_magnitude: int = flag(9, "How strong the operations of --augment rand are, from 0 to 30.")
+    random_resized_crop: float | None = flag(
+        None, "Train on random crops of at least this share of the image, resized to the size that the model takes."
+    )
+    random_erasing: float = flag(0.0, "Share of the images in which a random rectangle is painted over.")
+    mixup: float = flag(0.0, "Blend pairs of images and their labels: alpha of the Beta distribution, such as 0.2.")
+    cutmix: float = flag(0.0, "Paste a part of one image into another: alpha, such as 1. With --mixup: one of the two.")
+    label_smoothing: float = flag(0.0, "Share of every label that is spread over all classes.")
+    class_weights: str | None = flag(
+        None, "balanced: each class weighs the same in the loss, however rare. Or by name: healthy=1,bean_rust=2."
+    )
+    sampler: Literal["shuffled", "balanced"] = flag(
+        "shuffled", "balanced: draw every class equally often, with replacement, instead of every image once an epoch."
+    )
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        _at_least(self, 0, "mixup", "cutmix")
+        for name in ("random_erasing", "label_smoothing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"--{name} {getattr(self, name)}: must lie between 0 and 1")
+        if self.random_resized_crop is not None and not 0 < self.random_resized_crop <= 1:
+            raise ConfigError(f"--random_resized_crop {self.random_resized_crop}: must be more than 0, at most 1")
+        if not 0 <= self.augment_magnitude <= 30:
+            raise ConfigError(f"--augment_magnitude {self.augment_magnitude}: must lie between 0 and 30")
 
 
 @dataclass
@@ -150,16 +217,33 @@ class RecipeConfig:
     optim_args: str | None = flag(None, "Its arguments: momentum=0.9,nesterov=true")
     learning_rate: float = flag(5e-5, "Peak learning rate.")
     weight_decay: float = flag(0.0, "Weight decay; biases and LayerNorms are spared.")
+    layer_decay: float = flag(
+        1.0, "Learning rate of each block as a share of the next one's; the head has --learning_rate. Such as 0.75."
+    )
     max_grad_norm: float = flag(1.0, "Clip the global gradient norm to this; 0 does not clip.")
+    ema: float | None = flag(
+        None, "Evaluate and export an exponential moving average of the weights with this decay, such as 0.99."
+    )
     lr_scheduler_type: str = flag(
         "linear", "Schedule of transformers.get_scheduler, class of torch.optim.lr_scheduler, or package.module:Class."
     )
     lr_scheduler_kwargs: str | None = flag(None, 'Its arguments: num_cycles=2 or {"num_cycles": 2}')
     warmup_steps: float = flag(0, "Updates of linear warm-up; below 1: a share of all updates.")
-    logging_steps: int = flag(500, "Log every N updates.", heading="logging, evaluation, checkpoints")
-    eval_steps: int = flag(500, "Evaluate every N updates, and at the end.")
-    save_steps: int = flag(
-        500, "Save every N updates, at the end, and whenever a new best is found. A multiple of eval_steps."
+    early_stopping_patience: int | None = flag(
+        None, "End after this many evaluations in a row without a new best.", heading="when to end early"
+    )
+    until: str | None = flag(None, "End once an evaluation reaches this, such as eval_accuracy=0.98.")
+    max_time: str | None = flag(None, "End with an evaluation after so long, such as 90s, 10m or 2h, of all starts.")
+    logging_steps: int | Literal["epoch"] = flag(
+        500, "Log every N updates, or at the end of every epoch.", heading="logging, evaluation, checkpoints"
+    )
+    eval_steps: int | Literal["epoch"] = flag(
+        500,
+        "Evaluate every N updates or every epoch, and at the end. Default for data that you name, where a run would"
+        " have fewer than three evaluations: epoch.",
+    )
+    save_steps: int | Literal["epoch"] = flag(
+        500, "Save every N updates or every epoch, at the end, and at a new best. A multiple of eval_steps."
     )
     save_total_limit: int | None = flag(
         None, "Number of checkpoints to keep; the best and the newest are always among them."
@@ -181,7 +265,12 @@ class RecipeConfig:
             "save_total_limit",
         )
         _at_least(self, 0, "weight_decay", "max_grad_norm", "warmup_steps")
+        _at_least(self, 1, "early_stopping_patience")
         _more_than_zero(self, "learning_rate")
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"--layer_decay {self.layer_decay}: must be more than 0, at most 1")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ConfigError(f"--ema {self.ema}: must be at least 0, less than 1")
         if self.max_steps <= 0:
             _more_than_zero(self, "num_train_epochs")
             if self.num_train_epochs > 1e6:
@@ -189,7 +278,12 @@ class RecipeConfig:
         if self.max_steps < -1 or self.max_steps == 0:
             raise ConfigError(f"--max_steps {self.max_steps}: must be positive, or -1 for num_train_epochs")
         _at_least(self, -1, "max_steps")
-        if self.save_steps % self.eval_steps:
+        self._check_saves()
+
+    def _check_saves(self) -> None:
+        saves, evaluations = self.save_steps, self.eval_steps
+        counted = isinstance(saves, int) and isinstance(evaluations, int)
+        if (saves % evaluations) if counted else saves != evaluations:
             raise ConfigError(
                 f"--save_steps {self.save_steps}: must be a multiple of --eval_steps {self.eval_steps},"
                 " so that every saved checkpoint has been evaluated"
@@ -198,27 +292,30 @@ class RecipeConfig:
 
 @dataclass
 class Config:
-    """All four sections. Only train/main.py and train/setup/ see them together."""
+    """All five sections. Only train/main.py and train/setup/ see them together."""
 
     run: RunConfig
     data: DataConfig
     model: ModelConfig
+    augment: AugmentConfig
     recipe: RecipeConfig
     preset_reason: str = ""  # why this preset: printed in the first line of a run, and recorded
     named: list[str] = field(default_factory=list)  # flags that were given, not taken from defaults or a preset
+    continues: bool = False  # a run that has a record
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> Self:
         """The opposite of `asdict`, for the other processes of a run."""
-        sections = {"run": RunConfig, "data": DataConfig, "model": ModelConfig, "recipe": RecipeConfig}
+        sections = dict(zip(("run", "data", "model", "augment", "recipe"), SECTIONS, strict=True))
         return cls(**{name: sections[name](**v) if name in sections else v for name, v in document.items()})
 
     def flat(self) -> dict[str, Any]:
         """Every flag and its value, as one dictionary."""
-        return asdict(self.run) | asdict(self.data) | asdict(self.model) | asdict(self.recipe)
+        sections = (self.run, self.data, self.model, self.augment, self.recipe)
+        return {name: value for section in sections for name, value in asdict(section).items()}
 
 
-SECTIONS = (RunConfig, DataConfig, ModelConfig, RecipeConfig)
+SECTIONS = (RunConfig, DataConfig, ModelConfig, AugmentConfig, RecipeConfig)
 FLAGS = {item.name: item for section in SECTIONS for item in fields(section)}
 # Flags whose value may name code, as package.module:Class: only the command line is trusted with that.
 IMPORTS_CODE = ("optim", "lr_scheduler_type")
@@ -232,13 +329,16 @@ OF_THE_START = (
     "cache_dir",
     "torch_profiler",
     "verbose",
+    "seeds",
+    "sweep",
+    "folds",
 )
 
 
 def _at_least(section: Any, least: float, *names: str) -> None:
     for name in names:
         value = getattr(section, name)
-        if value is not None and not least <= value < HUGE:
+        if value not in (None, "epoch") and not least <= value < HUGE:
             limit = "below 2**62" if HUGE <= value < math.inf else f"a finite number of at least {least}"
             raise ConfigError(f"--{name} {str(value)[:40]}: must be {limit}")
 

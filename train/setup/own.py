@@ -12,7 +12,7 @@ from data.pipeline import DataPipeline, LoadingOptions, dataset_pipeline
 from train.checkpoint import resume
 from train.config.metrics import choose_metric
 from train.config.record import check_output_dir, is_run
-from train.config.schema import FLAGS, Config, DataConfig, ModelConfig, RecipeConfig, RunConfig
+from train.config.schema import FLAGS, AugmentConfig, Config, DataConfig, ModelConfig, RecipeConfig, RunConfig
 from train.distributed.collectives import on_rank_zero
 from train.distributed.parallel import replicate
 from train.errors import ConfigError
@@ -57,7 +57,7 @@ def own_run(
         ConfigError: something given cannot be used or would have no effect, or the folder holds another run.
     """
     _check(model, optimizer, train, validation, run, recipe, schedule)
-    config = Config(replace(run, preset="python"), DataConfig(), ModelConfig(), recipe)
+    config = Config(replace(run, preset="python"), DataConfig(), ModelConfig(), AugmentConfig(), recipe)
     check_output_dir(run.output_dir, resuming=run.resume_from_checkpoint is not None and is_run(run.output_dir))
     precision = choose_compute(run)
     plan = make_plan(recipe, len(train), run)
