@@ -81,8 +81,12 @@ def _check_together(config: Config) -> None:
             raise ConfigError(f"--{given[0]}: a subset cannot be drawn from a stream; leave it, or --streaming")
         if config.run.fsdp:
             raise ConfigError("--fsdp true: processes get unequal parts of a stream; leave it, or --streaming")
+        if config.augment.class_weights == "balanced" or config.augment.sampler == "balanced":
+            raise ConfigError("--streaming: how many images a class has is not known, so nothing can be balanced")
         if config.data.skip_bad_images:
             raise ConfigError("--skip_bad_images: a stream is not read beforehand; leave it, or --streaming")
+    if config.recipe.ema is not None and config.run.fsdp:
+        raise ConfigError("--ema: does not work with --fsdp, whose weights are spread over the processes")
     resuming = config.run.resume_from_checkpoint is not None
     if may_restart() and not config.run.output_dir:
         raise ConfigError("--output_dir: name one with torchrun --max-restarts, so that a restart finds the run again")

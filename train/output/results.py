@@ -51,20 +51,18 @@ def finish(
     keep_sound_best(folder, state.best, until=state.step)
     if rank() == 0:
         write_trainer_state(folder, state, plan, config.recipe)
-    if stopped or state.step < plan.total_updates:
-        again = resume_command(folder, config.recipe)
-        done = state.step == plan.total_updates
+    done = state.step == plan.total_updates or bool(state.ended)
+    if stopped or not done:
         where = "the last update" if done else f"update {state.step} of {plan.total_updates}"
-        say(f"stopped after {where}; {'to evaluate and export the model' if done else 'to continue'}: {again}")
+        to_what = "to evaluate and export the model" if done else "to continue"
+        say(f"stopped after {where}; {to_what}: {resume_command(folder, config.recipe)}")
         return
+    if state.ended:
+        say(f"ended after update {state.step} of {plan.total_updates}: {state.ended}")
     if state.best.step is None:
         raise RunError(why_no_best(folder, state))
-    # From the checkpoint, as a user would load it: what was saved is judged, not what is in memory.
     checkpoint = folder / f"checkpoint-{state.best.step}"
-    options = {"attention": decided["attention"], "dtype": state.precision.dtype}
-    model = load_model(str(checkpoint), data.label_names, **options).model.to(state.precision.device)
-    if config.run.fsdp:
-        shard(model, model.blocks)
+    model = _reloaded(checkpoint, config, decided["attention"], state.precision, data.label_names)
     metrics = evaluate(model, data.validation_batches(), state.precision, data.label_names)
     check_reevaluation(state.best, metrics)
     on_rank_zero(lambda: export(checkpoint, folder))
@@ -81,6 +79,17 @@ def finish(
         log_pictures(output, model, state, metrics, data)
     output.log_outcome(config.flat(), metrics.values, state.step)
     print_summary(folder, config, state, metrics, evaluation)
+
+
+def _reloaded(
+    checkpoint: Path, config: Config, attention: str, precision: Precision, label_names: list[str]
+) -> Classifier:
+    """From the checkpoint, as a user would load it: what was saved is judged, not what is in memory."""
+    loaded = load_model(str(checkpoint), label_names, attention=attention, dtype=precision.dtype)
+    model = loaded.model.to(precision.device)
+    if config.run.fsdp:
+        shard(model, model.blocks)
+    return model
 
 
 def print_summary(
@@ -244,6 +253,7 @@ def train_results(state: TrainState, plan: Plan) -> dict[str, float]:
         "train_steps_per_second": state.step / seconds,
         "skipped_updates": state.skipped,
         **{f"{part}_seconds": seconds for part, seconds in state.seconds.items()},
+        **({"ended": state.ended} if state.ended else {}),
     }
 
 

@@ -10,22 +10,27 @@ import torch
 import torchvision
 import transformers
 
+from data.augment import Mix, as_they_are, build_mix
 from data.pipeline import DataPipeline
 from data.plan import Plan, StreamPlan
+from data.reading.splits import Splits
 from train.checkpoint import resume
 from train.checkpoint.folder import CheckpointFolder
-from train.config.metrics import choose_metric
-from train.config.schema import Config, RecipeConfig, RunConfig
+from train.config.early_end import parse_early_end
+from train.config.metrics import check_metric, choose_metric
+from train.config.schema import AugmentConfig, Config, RecipeConfig, RunConfig
 from train.distributed.collectives import on_rank_zero
 from train.distributed.env import rank
 from train.distributed.parallel import replicate
-from train.loss import check_is_sum, cross_entropy_sum
+from train.loss import LossSum, build_loss, check_is_sum, cross_entropy_sum
 from train.optim import build_optimizer, build_schedule
+from train.optimizers.schedules import Schedule
 from train.output.run_folder import open_run
 from train.output.run_output import RunOutput
 from train.precision import Precision
+from train.setup.class_weights import class_weights
 from train.setup.inputs import Inputs
-from train.state import Best, TrainState
+from train.state import Best, TrainState, average_of
 from train.system.compile import choose_compile, compile_model
 from train.system.console import say
 from train.system.device import choose_attention
@@ -47,7 +52,9 @@ class Job:
 def build_job(config: Config, inputs: Inputs, lock: Lock) -> Job:
     """Optimizer, schedule and output; of a resumed run, as the checkpoint has them."""
     recipe, plan, model = config.recipe, inputs.data.plan, inputs.loaded.model
-    state = build_state(model, recipe, inputs.precision, plan.total_updates, inputs.data.label_names)
+    loss_sum_fn, mix = choose_loss(config.augment, inputs)
+    names = inputs.data.label_names
+    state = build_state(model, recipe, inputs.precision, plan.total_updates, names, loss_sum_fn, mix)
     speed = _tune(config.run, state, plan, inputs.data)
     decided = describe(config, inputs.precision, inputs.data) | {
         "speed": speed,
@@ -88,16 +95,59 @@ def open_output(
     return RunOutput(checkpoints, lock, total, state.step, log_bytes)
 
 
+def choose_loss(augment: AugmentConfig, inputs: Inputs) -> tuple[LossSum, Mix]:
+    """The training loss, and how images and labels are mixed before it; printed where it is not plain cross-entropy."""
+    names, precision, notes = inputs.data.label_names, inputs.precision, []
+    weight = None
+    if augment.class_weights is not None:
+        labels = inputs.splits.train.labels if isinstance(inputs.splits, Splits) else None
+        weights = class_weights(augment.class_weights, names, labels)
+        weight = torch.tensor(weights, dtype=precision.dtype, device=precision.device)
+        notes.append("class weights " + ", ".join(f"{w:.3g} {name}" for name, w in zip(names, weights, strict=True)))
+    if augment.label_smoothing:
+        notes.append(f"label smoothing {augment.label_smoothing:g}")
+    notes += [f"{name} {alpha:g}" for name, alpha in (("MixUp", augment.mixup), ("CutMix", augment.cutmix)) if alpha]
+    if notes:
+        say(f"training loss: cross-entropy with {'; '.join(notes)}; that of evaluations is without")
+    loss_sum_fn = build_loss(weight, augment.label_smoothing)
+    check_is_sum(loss_sum_fn, len(names), precision)
+    return loss_sum_fn, build_mix(augment.mixup, augment.cutmix, len(names))
+
+
 def build_state(
-    model: torch.nn.Module, recipe: RecipeConfig, precision: Precision, total_updates: int, label_names: list[str]
+    model: torch.nn.Module,
+    recipe: RecipeConfig,
+    precision: Precision,
+    total_updates: int,
+    label_names: list[str],
+    loss_sum_fn: LossSum = cross_entropy_sum,
+    mix: Mix = as_they_are,
 ) -> TrainState:
     """Optimizer, schedule, loss and counters at update 0."""
-    metric, greater_is_better = choose_metric(recipe.metric_for_best_model, recipe.greater_is_better, label_names)
-    check_is_sum(cross_entropy_sum, len(label_names))
     optimizer = build_optimizer(model, recipe)
     schedule = build_schedule(optimizer, recipe, total_updates)
-    best = Best(metric, greater_is_better)
-    return TrainState(model, optimizer, schedule, precision, best, cross_entropy_sum, replicate(model))
+    return start_state(model, optimizer, schedule, precision, recipe, label_names, loss_sum_fn, mix)
+
+
+def start_state(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    precision: Precision,
+    recipe: RecipeConfig,
+    label_names: list[str],
+    loss_sum_fn: LossSum,
+    mix: Mix = as_they_are,
+) -> TrainState:
+    """The state at update 0, with what `recipe` says of the best model, of averaging and of an early end."""
+    best = Best(*choose_metric(recipe.metric_for_best_model, recipe.greater_is_better, label_names))
+    early_end = parse_early_end(recipe.early_stopping_patience, recipe.until, recipe.max_time)
+    if early_end.until is not None:
+        check_metric("until", early_end.until[0], label_names)
+    average = average_of(model, recipe.ema) if recipe.ema is not None else None
+    state = TrainState(model, optimizer, schedule, precision, best, loss_sum_fn, mix, average, early_end)
+    state.model = replicate(model)
+    return state
 
 
 def _tune(run: RunConfig, state: TrainState, plan: Plan | StreamPlan, data: DataPipeline) -> list[str]:
