@@ -81,7 +81,8 @@ def fit(
             improved = state.update_best(metrics)
             state.schedule.step_on_metric(metrics.values[state.best.metric])  # ReduceLROnPlateau; others ignore it
             output.log_evaluation(state, plan.epoch(update), metrics, improved)
-            stop = stop or bool(state.end_early(metrics)) or should_stop()  # evaluation may have taken minutes
+            state.end_early(metrics)  # --until, --early_stopping_patience, --max_time: `ended` says which
+            stop = stop or bool(state.ended) or should_stop()  # evaluation may have taken minutes
         if improved or should_save or stop:  # a new best at once, or the log would name one that is not on the disk
             with state.timed("saving"):
                 output.save_checkpoint(state)

@@ -125,10 +125,9 @@ class TrainState:
         most = self.early_end.max_seconds
         return most is not None and bool(all_reduce_max(int(sum(self.seconds.values()) >= most)))
 
-    def end_early(self, metrics: Metrics) -> str:
-        """Note and return why the run is over after this evaluation; nothing if it goes on."""
+    def end_early(self, metrics: Metrics) -> None:
+        """Set `ended` to the reason if the run is over after this evaluation."""
         self.ended = self.early_end.reason(metrics.values, self.evaluations_since_best, self.time_is_up())
-        return self.ended
 
 
 def average_of(model: nn.Module, decay: float) -> AveragedModel:

@@ -1,9 +1,11 @@
 """Runs that are over before their plan is, and how often a run evaluates."""
 
+import csv
 import json
 
 import pytest
 
+from data.reading.leaves import table
 from tests.running import records, run_here, same_tensors, weights
 from train.config.early_end import parse_early_end
 from train.errors import ConfigError
@@ -97,18 +99,13 @@ def test_saves_and_evaluations_must_meet(tmp_path, capsys):
 
 
 def test_rare_classes_are_told(tmp_path, capsys):
-    import csv
-    import shutil
-
-    from data.reading.leaves import table
-
     images, rows = tmp_path / "images", table("train", 1, 30)
     images.mkdir()
     with (images / "metadata.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file_name", "label"])
         for index in range(30):
-            (images / f"{index}.png").write_bytes(rows[index]["image"]["bytes"])
+            rows[index]["image"].save(images / f"{index}.png")
             writer.writerow([f"{index}.png", "common" if index < 24 else "rare"])
     flags = ("--preset", "debug", "--max_train_samples", 1000, "--max_eval_samples", 1000, "--max_steps", 1)
     assert run_here(*flags, "--dataset", images, "--output_dir", tmp_path / "run") == 0
@@ -116,4 +113,3 @@ def test_rare_classes_are_told(tmp_path, capsys):
     assert "fewer than 5 validation images, so that a class's figures mean little: common (4), rare (1)" in printed
     assert "classes are unequal (5 of rare, 20 of common training images)" in printed
     assert "--metric_for_best_model balanced_accuracy" in printed
-    shutil.rmtree(images)

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.making import make_optimizer, make_state
+from tests.running import run_here
 from train.errors import ConfigError
 from train.loop import train_step
 from train.loss import build_loss, cross_entropy_sum, focal_loss_sum
@@ -92,8 +93,6 @@ def test_an_update_on_a_mixed_batch_is_that_of_plain_lines():
 
 
 def test_the_loss_that_is_printed_names_what_is_in_it(tmp_path, capsys):
-    from tests.running import run_here
-
     flags = ("--label_smoothing", 0.1, "--class_weights", "healthy=2", "--mixup", 0.2, "--cutmix", 1)
     assert run_here("--preset", "debug", "--max_steps", 1, *flags, "--output_dir", tmp_path / "run") == 0
     printed = capsys.readouterr().out
