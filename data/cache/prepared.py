@@ -179,6 +179,8 @@ def _mapped(file: Path, shape: tuple[int, ...]) -> torch.Tensor:
 def _key(splits: Splits, resize: Resize) -> str:
     """Digest of everything that the pixels depend on."""
     resizing = (resize.height, resize.width, resize.interpolation.value)
+    if resize.before_crop is not None:  # without, the file of an earlier version is found again
+        resizing += (resize.before_crop,)
     versions = (PIL.__version__, torchvision.__version__)
     return hashlib.blake2b(repr((splits.fingerprint(), resizing, versions)).encode(), digest_size=16).hexdigest()
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
-from models.vit import load_model
+from models.loading import load_model
 from tests.making import make_optimizer, make_schedule
 from train.errors import ConfigError
 from train.optim import parameter_groups

@@ -15,7 +15,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from data import files
-from models.vit import save_model
+from models.saving import save_model
 from train.checkpoint.manifest import OPTIMIZER, STATE, CheckpointError, read_manifest, verify, write_manifest
 from train.checkpoint.snapshot import Snapshot, take_snapshot
 from train.state import TrainState
