@@ -84,7 +84,7 @@ class Classifier(nn.Module):
 
     def recompute_activations(self) -> None:
         """Keep only what enters each block, and compute the rest again in the backward pass, with the same dropout."""
-        # The second is what transformers before 5.20 calls it.
+        # Older versions of transformers have it under the second name.
         enable = getattr(self.vit, "activation_checkpointing_enable", None) or self.vit.gradient_checkpointing_enable
         enable({"use_reentrant": False})
 
