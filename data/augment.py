@@ -42,7 +42,8 @@ class Augmentation:
         if self.crop is None:
             return resize
         factor = 1 / math.sqrt((self.crop + 1) / 2)
-        return replace(resize, height=math.ceil(resize.height * factor), width=math.ceil(resize.width * factor))
+        height, width = math.ceil(resize.height * factor), math.ceil(resize.width * factor)
+        return replace(resize, height=height, width=width, before_crop=None)
 
     def build(self, resize: Resize) -> Augment | None:
         """The transform of one image, as `stored` has it, to the size of `resize`; None if nothing is to be changed.

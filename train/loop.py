@@ -1,7 +1,7 @@
 """The training loop. Each iteration of the loop in `fit` is one optimizer update.
 
 train/main.py calls `fit`. Model, optimizer, schedule and loss arrive in `state`: train/setup/ puts them there as the
-flags say, and train/optim.py, train/loss.py and models/vit.py are the files to edit for your own.
+flags say, and train/optim.py, train/loss.py and models/classifier.py are the files to edit for your own.
 """
 
 import math

@@ -206,9 +206,10 @@ def _mapped(file: Path, size: int) -> torch.Tensor:
 
 def _key(splits: Splits, resizes: dict[str, Resize]) -> str:
     """Digest of everything that the pixels depend on."""
-    resizing = [(resize.height, resize.width, resize.interpolation.value) for resize in resizes.values()]
     versions = (PIL.__version__, torchvision.__version__)
-    return hashlib.blake2b(repr((splits.fingerprint(), resizing, versions)).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(
+        repr((splits.fingerprint(), list(resizes.values()), versions)).encode(), digest_size=16
+    ).hexdigest()
 
 
 def _build(file: Path, splits: Splits, resizes: dict[str, Resize], shapes: Shapes) -> CheckResult:

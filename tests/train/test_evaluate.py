@@ -10,7 +10,7 @@ from data.reading.decode import Resize
 from data.reading.leaves import table
 from data.reading.splits import Split
 from data.sources import load_splits
-from models.vit import load_model
+from models.loading import load_model
 from train.config.metrics import choose_metric, metric_names
 from train.errors import ConfigError
 from train.evaluate import evaluate, of_first_classes

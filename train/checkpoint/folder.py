@@ -15,7 +15,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from data import files
-from models.vit import save_model
+from models.saving import save_model
 from train.checkpoint.manifest import (
     OPTIMIZER,
     RAW_WEIGHTS,

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from models.vit import read_weights
+from models.saving import read_weights
 from train.checkpoint.manifest import OPTIMIZER, RAW_WEIGHTS, STATE, CheckpointError, read_manifest
 from train.checkpoint.serialize import pack_optimizer, unpack_optimizer
 from train.distributed.parallel import full_tensor, load_full_state_dict

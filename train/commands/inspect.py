@@ -22,7 +22,7 @@ from train.system.signals import Signals
 if TYPE_CHECKING:
     from data.inspect.survey import Seen
     from data.reading.splits import Splits
-    from models.vit import Classifier
+    from models.classifier import Classifier
     from train.precision import Precision
 
 JSON, HTML = "inspect.json", "inspect.html"
@@ -40,7 +40,7 @@ DATA_FLAGS = (
     ),
     *("max_train_samples", "max_eval_samples", "seed", "cache_dir"),
 )
-FLAGS_HERE = (*DATA_FLAGS, "model", "output_dir", "device", "precision", "debug")
+FLAGS_HERE = (*DATA_FLAGS, "model", "model_revision", "output_dir", "device", "precision", "debug")
 HELP = {
     "model": "Folder of a run or checkpoint trained on these classes: lists labels that it contradicts.",
     "output_dir": "Folder for inspect.json and inspect.html: new, empty, or of an earlier inspection, which is"
@@ -163,9 +163,8 @@ def classified(
     import torch
 
     from data.inspect.survey import look
-    from data.reading.decode import Resize
+    from train.setup.inputs import resize_for
 
-    wanted = model.preprocessing
     model.eval()
     seen, probabilities = [], []
     waiting: dict[int, torch.Tensor] = {}
@@ -177,7 +176,7 @@ def classified(
             probabilities[position] = row
         waiting.clear()
 
-    for image, pixels in look(splits, Resize(wanted.height, wanted.width, wanted.interpolation)):
+    for image, pixels in look(splits, resize_for(model)):
         seen.append(image)
         probabilities.append(None)
         if pixels is not None:

@@ -12,7 +12,8 @@ from data import files
 from data.loading.workers import WorkerError
 from data.pipeline import DataPipeline
 from data.plan import Plan
-from models.vit import Classifier, LoadedModel, load_model
+from models.classifier import Classifier
+from models.loading import LoadedModel, load_model
 from train.checkpoint.best import evaluations, keep_sound_best
 from train.checkpoint.manifest import MODEL_FILES, CheckpointError, verify
 from train.checkpoint.resume import FREE

@@ -21,10 +21,11 @@ from data.reading.repeats import WARNING
 from data.reading.splits import Splits
 from data.reading.tables import DatasetSpec
 from data.sources import load_splits, load_streams
+from models.classifier import Classifier
+from models.loading import LoadedModel, load_model, names_to_evaluate
 from models.preprocessing import Preprocessing
-from models.vit import Classifier, LoadedModel, load_model, names_to_evaluate
 from train.checkpoint import resume
-from train.config.schema import AugmentConfig, Config, RecipeConfig, RunConfig
+from train.config.schema import AugmentConfig, Config, ModelConfig, RecipeConfig, RunConfig
 from train.distributed.collectives import on_rank_zero
 from train.distributed.env import rank, world_size
 from train.distributed.parallel import shard
@@ -102,35 +103,58 @@ def load_data(config: Config, offline: bool) -> Splits | Streams:
 def load_classifier(
     config: Config, checkpoint: Path | None, label_names: list[str], precision: Precision, offline: bool
 ) -> LoadedModel:
-    """The model on its device, in the precision's dtype."""
-    run, name = config.run, str(checkpoint or files.follow(config.model.model))
+    """The model on its device, in the precision's dtype, with what is frozen in it."""
+    run, asked, name = config.run, config.model, str(checkpoint or files.follow(config.model.model))
     attention = choose_attention(precision.device, precision.name)
-    where = {"cache_dir": run.cache_dir, "offline": offline}
+    where = {"cache_dir": run.cache_dir, "offline": offline, "revision": None if checkpoint else asked.model_revision}
     if run.eval_only:  # the data may have fewer classes than the model
         label_names = names_to_evaluate(name, label_names, **where)
-    options = {"attention": attention, **where}
+    options = {"attention": attention, "image_size": asked.image_size, **where}
     # Loaded as float32 and then widened, so that a new head is the same draw in every precision.
     loaded = load_model(name, label_names, **options)
     if precision.name == "fp64" and not loaded.new_head:  # it may have been saved in float64
         loaded = load_model(name, label_names, dtype=precision.dtype, **options)
     model = loaded.model.to(precision.device)
     model.vit.to(precision.dtype)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    size_text = f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.1f} k"
-    size = model.vit.config.image_size
-    say(f"model: {'; '.join([name, *loaded.notes])}; {size_text} parameters, {size} pixels, {attention} attention")
+    notes = [name, *loaded.notes, *_as_asked(asked, model)]
+    height, width = model.preprocessing.height, model.preprocessing.width
+    size = height if height == width else f"{height} x {width}"
+    say(f"model: {'; '.join(notes)}, {size} pixels, {attention} attention")
     if run.fsdp:
         shard(model, model.blocks)
     return loaded
+
+
+def _as_asked(asked: ModelConfig, model: Classifier) -> list[str]:
+    """Freeze and checkpoint as the flags say; what that is, and the number of parameters, for people to read."""
+    notes = []
+    if asked.gradient_checkpointing:
+        model.recompute_activations()
+        notes.append("activations computed again in the backward pass")
+    count = sum(parameter.numel() for parameter in model.parameters())
+    if asked.freeze is None:
+        return [*notes, f"{_short(count)} parameters"]
+    notes.append(model.freeze(asked.freeze))
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return [*notes, f"{_short(trained)} of {_short(count)} parameters train"]
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.1f} k"
+
+
+def resize_for(model: Classifier) -> Resize:
+    """From an image of any size to what the model takes."""
+    wanted = model.preprocessing
+    return Resize(wanted.height, wanted.width, wanted.interpolation, wanted.before_crop)
 
 
 def _build_pipeline(
     config: Config, splits: Splits | Streams, model: Classifier, device: torch.device
 ) -> tuple[Splits | Streams, DataPipeline]:
     data, recipe, run = config.data, config.recipe, config.run
-    wanted = model.preprocessing
-    resize = Resize(wanted.height, wanted.width, wanted.interpolation)
-    augmentation = _augmentation(config.augment, wanted)
+    resize = resize_for(model)
+    augmentation = _augmentation(config.augment, model.preprocessing)
     balance = Balance if config.augment.sampler == "balanced" else lambda labels: None
     if isinstance(splits, Streams):
         sizes = "images read while training"

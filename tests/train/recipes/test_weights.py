@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from data.reading.leaves import LABEL_NAMES
-from models.vit import load_model
+from models.loading import load_model
 from tests.making import make_schedule
 from tests.running import records, run_here, same_tensors, weights
 from train.checkpoint.manifest import RAW_WEIGHTS
