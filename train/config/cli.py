@@ -79,11 +79,14 @@ def read_flags(parser: Parser, argv: Sequence[str]) -> Flags:
 def problems(parser: Parser, flags: Flags) -> list[str]:
     """Everything that is wrong with single flags: what was refused, and what argparse says of each."""
     found = flags.problems()
-    for name, given in flags.given.items():
-        try:
-            parser.parse_args([token(name, given)])
-        except ConfigError as error:
-            found.append(str(error).replace(f"--{name}", f"--{given.spelled}", 1))
+    try:
+        parser.parse_args(flags.tokens())
+    except ConfigError:  # names the first that is wrong
+        for name, given in flags.given.items():
+            try:
+                parser.parse_args([token(name, given)])
+            except ConfigError as error:
+                found.append(str(error).replace(f"--{name}", f"--{given.spelled}", 1))
     return found
 
 

@@ -76,9 +76,10 @@ def _shards(flags: Flags, given: Given) -> None:
 
 
 def _debugging(flags: Flags, given: Given) -> None:
-    if given.word in ("underflow_overflow", "tpu_metrics_debug"):
+    words = re.findall(r"\w+", given.word)
+    if set(words) & {"underflow_overflow", "tpu_metrics_debug"}:
         flags.idle(str(given), "a NaN or an infinity always ends the run, and its images are named")
-    elif given.word:
+    elif words:
         flags.put("debug", given)
 
 

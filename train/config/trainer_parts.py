@@ -105,7 +105,7 @@ def _strategy(flags: Flags, kind: str, strategy: Given, steps: Given | None) -> 
         flags.notes.append(f"{strategy}: a new best is saved at once, and another checkpoint every --save_steps")
     elif strategy.word != "steps":  # no
         flags.notes.append(f"{strategy}: {WITHOUT[kind]}")
-    elif kind == "eval" and not steps:  # as the Trainer does
+    elif kind == "eval" and not steps and "preset" not in flags.given:  # as the Trainer does
         logging = flags.given.get("logging_steps")
         number = logging.value if logging and logging.number else "500"
         flags.given["eval_steps"] = strategy._replace(value=number)
@@ -136,7 +136,8 @@ def _saves_after_evaluations(flags: Flags) -> None:
     every, save = evaluations and evaluations.number, saves and saves.number
     if evaluations and saves:
         if save % every if every and save else evaluations.word != saves.word:
-            text = f"a checkpoint is evaluated before it is saved, so {saves.value} must be a multiple of the latter"
+            how = f"{saves.value} must be a multiple of the latter" if every and save else "say epoch for both"
+            text = f"a checkpoint is evaluated before it is saved, so {how}"
             flags.refuse(f"{saves} and {evaluations}", text, saves.source)
     elif evaluations:
         _follow(flags, "save_steps", evaluations, math.ceil(500 / every) * every if every else None)
