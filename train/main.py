@@ -83,7 +83,7 @@ def check_early(config: Config) -> "Precision":
     """Refuse bad flags before anything slow is loaded, print what was decided, and set up the device."""
     from train.config.checks import check_flags, try_out
 
-    notes = check_flags(config)
+    notes = [*config.notes, *check_flags(config)]
     from train.precision import choose_compute
     from train.system.console import say
 

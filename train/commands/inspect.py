@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data import files
-from train.config.cli import checked_tokens
-from train.config.flag_file import file_tokens
-from train.config.flags import Parser, add_flag, unknown_flags
+from train.config.cli import problems, read_flags
+from train.config.flags import Parser, add_flag, no_such_flag
+from train.config.given import TYPED
 from train.config.record import dataset_stem
 from train.config.schema import AugmentConfig, Config, DataConfig, ModelConfig, RecipeConfig, RunConfig
 from train.distributed.env import world_size
@@ -59,10 +59,6 @@ def main(arguments: list[str]) -> int:
 
 def parse(arguments: Sequence[str]) -> Config:
     """The flags; ConfigError for one that is wrong or missing."""
-    typed, from_file = list(arguments), []
-    if typed and not typed[0].startswith("-"):
-        wanted = tuple(f"--{name}=" for name in DATA_FLAGS)
-        from_file = [token for token in file_tokens(typed.pop(0)) if token.startswith(wanted)]
     parser = Parser(
         prog="plainloop inspect",
         usage="plainloop inspect [CONFIG.yaml] --dataset X [--model RUN] [--flag value ...]",
@@ -74,16 +70,21 @@ def parse(arguments: Sequence[str]) -> Config:
         for item in fields(section):
             if item.name in FLAGS_HERE:
                 add_flag(parser, section, item, HELP.get(item.name))
-    values, unknown = parser.parse_known_args(checked_tokens(from_file + typed))
-    if unknown:
-        raise ConfigError("; ".join(unknown_flags(unknown, FLAGS_HERE)))
+    flags = read_flags(parser, arguments)
+    flags.given = {name: given for name, given in flags.given.items() if given.source == TYPED or name in DATA_FLAGS}
+    for name in [name for name in flags.given if name not in FLAGS_HERE]:
+        given = flags.take(name)
+        flags.refuse(f"--{given.spelled}", no_such_flag(given.spelled, FLAGS_HERE))
+    if found := problems(parser, flags):
+        raise ConfigError("; ".join(found))
+    values = parser.parse_args(flags.tokens())
     if not values.dataset:
         raise ConfigError("--dataset: name one")
     sections = (
         section(**{name: value for name, value in vars(values).items() if name in section.__dataclass_fields__})
         for section in (RunConfig, DataConfig, ModelConfig)
     )
-    return Config(*sections, AugmentConfig(), RecipeConfig())
+    return Config(*sections, AugmentConfig(), RecipeConfig(), notes=flags.all_notes())
 
 
 def run(arguments: Sequence[str], _: Signals) -> None:
@@ -102,6 +103,8 @@ def run(arguments: Sequence[str], _: Signals) -> None:
     from train.setup.inputs import is_offline, load_classifier, load_data
     from train.system.console import say
 
+    for note in config.notes:
+        say(note)
     offline = is_offline(config)
     splits = load_data(config, offline)
     if config.model.model:

@@ -180,6 +180,7 @@ def describe(config: Config, precision: Precision, data: DataPipeline) -> dict[s
     return {
         "preset": config.run.preset,
         "preset_reason": config.preset_reason,
+        "flag_notes": config.notes,
         "device": str(precision.device),
         "precision": precision.name,
         "precision_reason": precision.reason,
