@@ -35,6 +35,7 @@ class DataPipeline:
     image_name: Callable[[int], str]  # what to call a training image in a message
     fingerprint: str | None = None  # identity of the data; None if it is not known
     notes: list[str] = field(default_factory=list)  # how images get to the device, and why
+    train_images: Callable[[], Iterator[Batch]] | None = None  # every training image once, in order; not of a stream
 
 
 @dataclass(frozen=True)
@@ -116,11 +117,18 @@ def dataset_pipeline(
     def train_batches(after: int) -> Iterator[Batch]:
         return batches(train, lambda skip: PlannedSampler(plan, after, skip))
 
-    def validation_batches() -> Iterator[Batch]:
-        count, size = len(validation), options.eval_batch_size
-        return batches(validation, lambda skip: InOrder(count, size, skip, plan.rank, plan.world))
+    def in_order(images: Images | OwnImages) -> Iterator[Batch]:
+        count, size = len(images), options.eval_batch_size
+        return batches(images, lambda skip: InOrder(count, size, skip, plan.rank, plan.world))
 
-    return DataPipeline(plan, train_batches, validation_batches, label_names, lambda index: f"image {index}")
+    return DataPipeline(
+        plan,
+        train_batches,
+        lambda: in_order(validation),
+        label_names,
+        lambda index: f"image {index}",
+        train_images=lambda: in_order(train),
+    )
 
 
 def streamed_pipeline(

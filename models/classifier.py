@@ -30,6 +30,7 @@ class Classifier(nn.Module):
         self.normalize = Normalize(read_preprocessing(processor)).to(vit.device)
         self.vit = vit
         self.frozen: list[nn.Module] = []
+        self.on_features = False  # whether `forward` takes what `features` returns, instead of images
         mask_token = getattr(vit.base_model.embeddings, "mask_token", None)
         if mask_token is not None:  # of pretraining: it would never get the gradient that DDP waits for
             mask_token.requires_grad_(False)
@@ -47,8 +48,20 @@ class Classifier(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Classify a batch."""
+        if self.on_features:
+            return self.vit.classifier(pixel_values)
         pixels = self.normalize(pixel_values).to(self.vit.dtype)
         return self.vit(pixels).logits
+
+    def features(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """What the head gets for a batch of images: [n, features]."""
+        found: list[torch.Tensor] = []
+        hook = self.vit.classifier.register_forward_pre_hook(lambda _, inputs: found.extend(inputs))
+        try:
+            self(pixel_values)
+        finally:
+            hook.remove()
+        return found[0]
 
     def train(self, mode: bool = True) -> Self:
         """As for any module, but what is frozen stays in evaluation mode: nothing is dropped there."""

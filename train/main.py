@@ -75,7 +75,7 @@ def run(config: Config, signals: Signals) -> None:
                 fit(job.state, job.data, config.recipe, job.output, should_stop)
                 job.output.wait_for_save()
             with explained(job.state, job.data, job.output.folder, config.recipe):
-                results.finish(config, job.decided, job.state, job.data, job.output, stopped=should_stop())
+                results.finish(config, job.decided, job.state, inputs.data, job.output, stopped=should_stop())
         signals.raise_received()
 
 

@@ -22,6 +22,7 @@ from train.config.schema import AugmentConfig, Config, RecipeConfig, RunConfig
 from train.distributed.collectives import on_rank_zero
 from train.distributed.env import rank
 from train.distributed.parallel import replicate
+from train.errors import ConfigError
 from train.loss import LossSum, build_loss, check_is_sum, cross_entropy_sum
 from train.optim import build_optimizer, build_schedule
 from train.optimizers.schedules import Schedule
@@ -29,6 +30,8 @@ from train.output.run_folder import open_run
 from train.output.run_output import RunOutput
 from train.precision import Precision
 from train.setup.class_weights import class_weights
+from train.setup.features import on_features, why_not_kept
+from train.setup.folds import assign_folds, out_of_fold, summary
 from train.setup.inputs import Inputs
 from train.state import Best, TrainState, average_of
 from train.system.compile import choose_compile, compile_model
@@ -53,19 +56,49 @@ def build_job(config: Config, inputs: Inputs, lock: Lock) -> Job:
     """Optimizer, schedule and output; of a resumed run, as the checkpoint has them."""
     recipe, plan, model = config.recipe, inputs.data.plan, inputs.loaded.model
     loss_sum_fn, mix = choose_loss(config.augment, inputs)
-    names = inputs.data.label_names
+    names, data, estimate = inputs.data.label_names, inputs.data, {}
+    if why_not_kept(config, inputs) is None:
+        data, features = on_features(inputs, recipe.per_device_eval_batch_size)
+        if config.run.folds:
+            estimate = {"folds": estimate_by_folds(config, inputs, features, loss_sum_fn)}
+    elif config.run.folds:
+        raise ConfigError(f"--folds: needs features that are computed once, but {why_not_kept(config, inputs)}")
     state = build_state(model, recipe, inputs.precision, plan.total_updates, names, loss_sum_fn, mix)
-    speed = _tune(config.run, state, plan, inputs.data)
-    decided = describe(config, inputs.precision, inputs.data) | {
-        "speed": speed,
-        "train_images": len(inputs.splits.train),
-        "validation_images": len(inputs.splits.validation),
-        "data_notes": inputs.splits.notes,
-        "preparation_seconds": inputs.preparation_seconds,
-    }
+    speed = _tune(config.run, state, plan, data)
+    decided = (
+        describe(config, inputs.precision, inputs.data)
+        | estimate
+        | {
+            "speed": speed,
+            "train_images": len(inputs.splits.train),
+            "validation_images": len(inputs.splits.validation),
+            "data_notes": inputs.splits.notes,
+            "preparation_seconds": inputs.preparation_seconds,
+        }
+    )
     output = open_output(config, state, decided, inputs.checkpoint, lock, weights_loaded=not inputs.loaded.new_head)
-    data = profiled(inputs.data, output.folder) if config.run.torch_profiler else inputs.data
-    return Job(state, data, output, decided)
+    return Job(state, profiled(data, output.folder) if config.run.torch_profiler else data, output, decided)
+
+
+def estimate_by_folds(config: Config, inputs: Inputs, features: torch.Tensor, loss_sum_fn: LossSum) -> dict[str, Any]:
+    """Cross-validate the head on the training images; printed and returned."""
+    split, names, count = inputs.splits.train, inputs.data.label_names, config.run.folds
+    digests = [split.digest(index) for index in range(len(split))]
+    fold = assign_folds(split.labels, digests, count, config.run.seed)
+    head = inputs.loaded.model.vit.classifier
+    found = summary(
+        out_of_fold(head, features, split.labels, fold, config, inputs.precision, loss_sum_fn),
+        split.labels,
+        names,
+        count,
+    )
+    low, high = found["accuracy_wilson_95"]
+    say(
+        f"folds: accuracy {found['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}), balanced accuracy"
+        f" {found['balanced_accuracy']:.4f}, of {len(split)} training images, each judged by a head that was trained on"
+        f" the other {count - 1} of {count} folds"
+    )
+    return found
 
 
 def open_output(
