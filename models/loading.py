@@ -93,8 +93,9 @@ def load_model(
     processor = checkpoint.processor
     if side is not None:
         before = sides(checkpoint.shape["image_size"])[0]
-        notes.append(f"position embeddings interpolated from {before} to {side} pixels")
-        interpolate_positions(vit, side)
+        if before != side:
+            notes.append(f"position embeddings interpolated from {before} to {side} pixels")
+            interpolate_positions(vit, side)
         processor = for_side(processor, side)
     return LoadedModel(Classifier(vit, processor), order is None, notes + checkpoint.notes)
 

@@ -102,7 +102,7 @@ def read_checkpoint(source: Source) -> Checkpoint:
 
 
 def side_to_take(model: str, checkpoint: Checkpoint, asked: int | None) -> int | None:
-    """The side in pixels to which position embeddings must be interpolated; None if they fit.
+    """The side in pixels to which network and processor must be brought; None if both have it.
 
     DINOv2 is stored for 518 pixels, and its processor makes 224: its network would interpolate in every forward pass.
     """
@@ -116,10 +116,9 @@ def side_to_take(model: str, checkpoint: Checkpoint, asked: int | None) -> int |
         )
     if asked is None:
         return None if made == stated else made[0]
-    if [asked, asked] == stated:
-        return None
-    check_side(asked, shape)
-    return asked
+    if [asked, asked] != stated:
+        check_side(asked, shape)
+    return None if made == stated == [asked, asked] else asked
 
 
 def _refuse_unusable_path(model: str) -> None:

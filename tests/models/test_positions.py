@@ -15,6 +15,7 @@ from tests.models.test_family import as_image, change_json, ours, pictures, proc
 
 @torch.no_grad()
 def interpolated_by_transformers(folder, family: str, side: int) -> torch.Tensor:
+    """Of a folder whose processor makes 32 pixels."""
     network = AutoModelForImageClassification.from_pretrained(folder).eval()
     option = {} if family.startswith("dinov2") else {"interpolate_pos_encoding": True}
     processor = processor_of(family, side)
@@ -58,6 +59,16 @@ def test_the_size_that_a_checkpoint_has_changes_nothing(tmp_path):
     folder = small_checkpoint("deit", tmp_path / "checkpoint")
     loaded = load_model(str(folder), NAMES, image_size=32)
     assert loaded.notes == [] and torch.equal(ours(loaded.model), theirs(folder))
+
+
+@pytest.mark.parametrize("side", [32, 48, 64])
+def test_a_dinov2_can_be_given_the_size_it_is_stored_for_or_any_other(side, tmp_path):
+    """On the Hub: stored for 518 pixels, with a processor that makes 224."""
+    folder = small_checkpoint("dinov2", tmp_path / "checkpoint", image_size=48)
+    loaded = load_model(str(folder), NAMES, image_size=side)
+    assert loaded.notes == [f"position embeddings interpolated from 48 to {side} pixels"] * (side != 48)
+    assert loaded.model.preprocessing.height == loaded.model.vit.config.image_size == side
+    assert torch.equal(ours(loaded.model), interpolated_by_transformers(folder, "dinov2", side))
 
 
 def test_a_real_checkpoint_at_384_pixels(deit_tiny, tmp_path):

@@ -47,7 +47,18 @@ def test_two_processes_train_the_same_as_one(family, flags, how, tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_compiles_with_frozen_parts_and_recomputed_activations(family, tmp_path, capsys):
     flags = ("--model", small_checkpoint(family, tmp_path / "model", LEAVES), "--freeze", 1)
-    flags = (*EXACT, *flags, "--precision", "fp32", "--gradient_checkpointing", "true", "--output_dir")
+    # Not AdamW: it makes full steps of the last bits of a gradient that is zero, as that of the keys' biases is.
+    flags = (
+        *EXACT,
+        *flags,
+        "--precision",
+        "fp32",
+        "--optim",
+        "sgd",
+        "--gradient_checkpointing",
+        "true",
+        "--output_dir",
+    )
     assert run_here(*flags, tmp_path / "eager") == 0
     assert run_here(*flags, tmp_path / "compiled", "--torch_compile", "on") == 0
     assert "torch.compile on" in capsys.readouterr().out

@@ -19,6 +19,7 @@ SHORT = (
     *("--preset", "debug", "--max_train_samples", 16, "--max_eval_samples", 8, "--max_steps", 4),
     *("--eval_steps", 2, "--save_steps", 2, "--save_total_limit", 9),
 )
+SLOW = pytest.mark.slow  # several seconds together
 LEAVES = ["angular_leaf_spot", "bean_rust", "healthy"]
 
 
@@ -44,7 +45,7 @@ def refusal(capsys, *flags) -> str:
     return line
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [name if name == "dinov2" else pytest.param(name, marks=SLOW) for name in FAMILIES])
 def test_every_family_is_trained_resumed_exported_and_evaluated(family, tmp_path, capsys):
     model = small_checkpoint(family, tmp_path / "model", LEAVES[:2])
     train(tmp_path / "one", "--model", model)
@@ -99,7 +100,7 @@ def test_a_built_in_model_of_another_size_is_trained(tmp_path):
         ("1", "frozen: embeddings and 1 of 2 blocks; ", {"block 1", "norm", "head"}),
     ],
 )
-@pytest.mark.parametrize("family", ["vit", "dinov2"])
+@pytest.mark.parametrize("family", ["vit", pytest.param("dinov2", marks=SLOW)])
 def test_frozen_weights_do_not_move_whatever_decays_and_a_resume_keeps_the_bits(
     family, what, said, trained, tmp_path, capsys
 ):
