@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,7 +31,9 @@ class DataPipeline:
     validation_batches: Callable[[], Iterator[Batch]]  # every validation image once, in order
     label_names: list[str]
     image_name: Callable[[int], str]  # what to call a training image in a message
+    validation_names: Callable[[], Iterable[str]]  # the same of the validation images, in order
     fingerprint: str | None = None  # identity of the data; None if it is not known
+    validation_fingerprint: str | None = None  # of the validation images alone
     notes: list[str] = field(default_factory=list)  # how images get to the device, and why
 
 
@@ -85,8 +87,14 @@ def stored_pipeline(
     validation = Images(pixels["validation"], splits.validation.labels)
     plan, names = make_plan(len(train)), splits.label_names
     pipeline = dataset_pipeline(train, validation, plan, device, names, replace(options, workers=str(workers)), say)
-    image_name, fingerprint = splits.train.image_name, splits.fingerprint()
-    return splits, replace(pipeline, image_name=image_name, fingerprint=fingerprint, notes=notes)
+    return splits, replace(
+        pipeline,
+        image_name=splits.train.image_name,
+        validation_names=splits.validation.image_names,
+        fingerprint=splits.fingerprint(),
+        validation_fingerprint=splits.validation_fingerprint(),
+        notes=notes,
+    )
 
 
 def dataset_pipeline(
@@ -116,7 +124,13 @@ def dataset_pipeline(
         count, size = len(validation), options.eval_batch_size
         return batches(validation, lambda skip: InOrder(count, size, skip, plan.rank, plan.world))
 
-    return DataPipeline(plan, train_batches, validation_batches, label_names, lambda index: f"image {index}")
+    def image_name(index: int) -> str:
+        return f"image {index}"
+
+    def validation_names() -> Iterable[str]:
+        return map(image_name, range(len(validation)))
+
+    return DataPipeline(plan, train_batches, validation_batches, label_names, image_name, validation_names)
 
 
 def streamed_pipeline(
@@ -146,7 +160,9 @@ def streamed_pipeline(
         validation_batches,
         streams.label_names,
         streams.train.image_name,
+        lambda: map(streams.validation.image_name, itertools.count()),
         streams.fingerprint(),
+        streams.validation_fingerprint(),
         [note],
     )
 

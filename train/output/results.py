@@ -15,9 +15,8 @@ from data.plan import Plan
 from models.vit import Classifier, LoadedModel, load_model
 from train.checkpoint.best import evaluations, keep_sound_best
 from train.checkpoint.manifest import MODEL_FILES, CheckpointError, verify
-from train.checkpoint.resume import FREE
 from train.config.record import read_log
-from train.config.schema import FLAGS, IMPORTS_CODE, Config, RecipeConfig
+from train.config.schema import FLAGS, FREE, IMPORTS_CODE, Config, RecipeConfig
 from train.distributed.collectives import on_rank_zero
 from train.distributed.env import rank
 from train.distributed.parallel import shard
@@ -27,6 +26,8 @@ from train.output.model_card import write_model_card
 from train.output.pictures import MOST_CLASSES, confusion_picture, prediction_picture
 from train.output.run_output import RunOutput
 from train.precision import Precision
+from train.recipes.predictions import write_predictions
+from train.recipes.statistics import wilson_interval
 from train.state import Best, TrainState
 from train.system.console import say
 
@@ -59,13 +60,9 @@ def finish(
         return
     if state.best.step is None:
         raise RunError(why_no_best(folder, state))
-    # From the checkpoint, as a user would load it: what was saved is judged, not what is in memory.
     checkpoint = folder / f"checkpoint-{state.best.step}"
-    options = {"attention": decided["attention"], "dtype": state.precision.dtype}
-    model = load_model(str(checkpoint), data.label_names, **options).model.to(state.precision.device)
-    if config.run.fsdp:
-        shard(model, model.blocks)
-    metrics = evaluate(model, data.validation_batches(), state.precision, data.label_names)
+    model = load_best(checkpoint, config, decided, state, data.label_names)
+    metrics = evaluate(model, data.validation_batches(), state.precision, data.label_names, with_predictions=True)
     check_reevaluation(state.best, metrics)
     on_rank_zero(lambda: export(checkpoint, folder))
     if rank() != 0:
@@ -80,7 +77,20 @@ def finish(
     if not config.run.fsdp:  # a sharded model computes only where all processes take part
         log_pictures(output, model, state, metrics, data)
     output.log_outcome(config.flat(), metrics.values, state.step)
+    # Last, because a run that has it is finished.
+    write_predictions(folder, metrics.predictions, data.validation_names(), data.label_names)
     print_summary(folder, config, state, metrics, evaluation)
+
+
+def load_best(
+    checkpoint: Path, config: Config, decided: dict[str, Any], state: TrainState, label_names: list[str]
+) -> Classifier:
+    """The best model from its checkpoint, as a user would load it: what was saved is judged, not what is in memory."""
+    options = {"attention": decided["attention"], "dtype": state.precision.dtype}
+    model = load_model(str(checkpoint), label_names, **options).model.to(state.precision.device)
+    if config.run.fsdp:
+        shard(model, model.blocks)
+    return model
 
 
 def print_summary(
@@ -219,14 +229,6 @@ def print_evaluation(loaded: LoadedModel, data: DataPipeline, precision: Precisi
         print(json.dumps(eval_results(metrics), indent=2), flush=True)
         if failure := getattr(sys.stdout, "failure", None):
             raise RunError(f"--eval_only: the metrics cannot be written: {failure}")
-
-
-def wilson_interval(correct: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a rate from counts (E. B. Wilson, 1927): unlike the normal one, sound near 0 and 1."""
-    rate = correct / total
-    middle = (rate + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(rate * (1 - rate) / total + z * z / (4 * total * total))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def train_results(state: TrainState, plan: Plan) -> dict[str, float]:

@@ -82,6 +82,7 @@ def own_run(
 # What `own_run` leaves to the program that calls it.
 WITHOUT_EFFECT = (
     *("preset", "eval_only", "cache_dir", "debug", "verbose", "torch_compile", "tune_malloc", "torch_profiler", "fsdp"),
+    *("seeds", "sweep"),
     *("optim", "optim_args", "learning_rate", "weight_decay"),
 )
 OF_THE_SCHEDULE = ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps")
