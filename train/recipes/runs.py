@@ -1,0 +1,135 @@
+"""Finished runs, read from their folders, and sorted into recipes: runs that differ in nothing but the seed."""
+
+import json
+import shlex
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train.config.record import RECORD, is_run, read_record
+from train.config.schema import FLAGS, FREE
+from train.errors import ConfigError
+from train.recipes.predictions import PREDICTIONS, read_predictions
+
+# Where the data lies and what was drawn from it: where its content is known, that is compared instead.
+OF_THE_DATA = {
+    *("dataset", "train_dir", "validation_dir", "test_dir", "dataset_config_name"),
+    *("image_column_name", "label_column_name", "train_val_split", "split_seed", "max_eval_samples"),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    folder: Path
+    run_id: str
+    seed: int
+    flags: dict[str, Any]  # all that the weights depend on, but the seed
+    data: str | None  # identity of all images
+    judges: str | None  # identity of the validation images
+    labels: np.ndarray  # [images], class names
+    correct: np.ndarray  # [images], whether the best model is right
+    loss: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Runs that differ only in the seed, on the same validation images."""
+
+    different: dict[str, Any]  # flags in which the recipes compared differ, as this one has them
+    runs: list[Run]
+
+    @property
+    def name(self) -> str:
+        """`learning_rate=0.0001, weight_decay=0`."""
+        return ", ".join(f"{flag}={value}" for flag, value in self.different.items()) or "all runs"
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        """Whether each seed's model is right [runs, images]."""
+        return np.stack([run.correct for run in self.runs])
+
+
+def read_recipes(named: list[str]) -> list[Recipe]:
+    """The recipes of these runs, in the order in which they were named.
+
+    Args:
+        named: folders of runs, or folders that hold folders of runs.
+
+    Raises:
+        ConfigError: one is no finished run, or they cannot be compared.
+    """
+    runs = [read_run(folder) for name in named for folder in find_runs(name)]
+    _check_different(runs, "run_id", "the same run; name each once")
+    for run in runs[1:]:
+        if run.judges is None or run.judges != runs[0].judges:
+            raise ConfigError(
+                f"{run.folder} and {runs[0].folder}: were judged on different images; name the same data set, and where"
+                " the images are held out or a subset, the same --split_seed"
+            )
+    return _sorted_into_recipes(runs)
+
+
+def find_runs(name: str) -> list[Path]:
+    """The folder itself if it is a run, else the runs in it, by name."""
+    if is_run(name):
+        return [Path(name)]
+    found = sorted(record.parent for record in Path(name).glob(f"*/{RECORD}"))
+    if not found:
+        raise ConfigError(f"{name}: {'holds no run' if Path(name).exists() else 'there is no such folder'}")
+    return found
+
+
+def read_run(folder: Path) -> Run:
+    """What a finished run recorded.
+
+    Raises:
+        ConfigError: it is not finished, or what it left behind is damaged.
+    """
+    record = read_record(folder / RECORD)
+    if not (folder / PREDICTIONS).is_file():
+        again = f"plainloop train --output_dir {shlex.quote(str(folder))} --resume_from_checkpoint auto"
+        raise ConfigError(
+            f"{folder}: has no {PREDICTIONS}, so it is not finished, or older than that file; both mends: {again}"
+        )
+    labels, predicted = map(np.array, zip(*read_predictions(folder), strict=True))
+    try:
+        loss = float(json.loads((folder / "eval_results.json").read_text(encoding="utf-8"))["eval_loss"])
+        flags = {name: record["config"].get(name, item.default) for name, item in FLAGS.items()}
+        # As it was decided, and not as it was asked for.
+        flags |= {"precision": record["precision"], "processes": record["processes"]}
+        data, judges = record["dataset_fingerprint"], record["validation_fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{folder}: cannot be used: {type(error).__name__} {error}") from error
+    kept = {name: value for name, value in flags.items() if name not in FREE | {"seed", "device"}}
+    return Run(folder, record["run_id"], flags["seed"], kept, data, judges, labels, labels == predicted, loss)
+
+
+def _sorted_into_recipes(runs: list[Run]) -> list[Recipe]:
+    if all(run.flags["max_train_samples"] is None for run in runs):  # else the seed may have drawn the images
+        runs = [replace(run, flags=_by_content(run)) for run in runs]
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(json.dumps(run.flags), []).append(run)
+    recipes = list(groups.values())
+    firsts = [found[0].flags for found in recipes]
+    names = [name for name in firsts[0] if any(flags[name] != firsts[0][name] for flags in firsts)]
+    for found in recipes:
+        _check_different(found, "seed", "the same recipe with the same seed, which is no second opinion; leave one out")
+    return [Recipe({name: found[0].flags[name] for name in names}, found) for found in recipes]
+
+
+def _by_content(run: Run) -> dict[str, Any]:
+    kept = {name: value for name, value in run.flags.items() if name not in OF_THE_DATA}
+    return kept | {"data": str(run.data)[-8:]}
+
+
+def _check_different(runs: list[Run], name: str, what: str) -> None:
+    seen: dict[Any, Run] = {}
+    for run in runs:
+        if (other := seen.setdefault(getattr(run, name), run)) is not run:
+            raise ConfigError(f"{other.folder} and {run.folder}: are {what}")
