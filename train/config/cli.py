@@ -16,7 +16,7 @@ from train.config.flags import Parser, build_parser, unknown_flags
 from train.config.presets import PRESETS, choose_preset
 from train.config.record import check_output_dir, find_run, is_run, read_record
 from train.config.schema import FLAGS, IMPORTS_CODE, OF_THE_START, SECTIONS, Config
-from train.distributed.env import is_restart, may_restart
+from train.distributed.env import is_restart, may_restart, world_size
 from train.errors import ConfigError
 from train.system import hub
 
@@ -83,6 +83,12 @@ def _check_together(config: Config) -> None:
             raise ConfigError("--fsdp true: processes get unequal parts of a stream; leave it, or --streaming")
         if config.data.skip_bad_images:
             raise ConfigError("--skip_bad_images: a stream is not read beforehand; leave it, or --streaming")
+    if config.run.several:
+        if world_size() > 1:
+            raise ConfigError(
+                "--seeds and --sweep: start a process for each run, one after another; leave torchrun out"
+            )
+        return  # train/recipes/ checks the rest
     resuming = config.run.resume_from_checkpoint is not None
     if may_restart() and not config.run.output_dir:
         raise ConfigError("--output_dir: name one with torchrun --max-restarts, so that a restart finds the run again")
