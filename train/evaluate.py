@@ -64,7 +64,7 @@ def evaluate(
     # An empty tensor first: of a small split, a process may get no batch.
     predictions = [torch.empty(0, dtype=torch.int64, device=precision.device)]
     labels = [torch.empty(0, dtype=torch.int64, device=precision.device)]
-    images: list[Prediction] = []
+    taken_for: list[tuple[torch.Tensor, ...]] = []
     model.eval()
     for batch in batches:
         with precision.autocast():
@@ -74,7 +74,7 @@ def evaluate(
         predictions.append(logits.argmax(-1))
         labels.append(batch["labels"])
         if with_predictions:
-            images += _predictions(_at_least_float32(logits).softmax(-1), batch)
+            taken_for.append(_taken_for(logits, predictions[-1], batch))
     model.train(was_training)
     counts.update(torch.cat(predictions), torch.cat(labels))  # once, because on CUDA each call waits for the device
     found = counts.compute()  # torchmetrics adds up the counts of all processes
@@ -83,18 +83,22 @@ def evaluate(
     values |= {name: found[name].item() for name in SUMMARIES}
     for name in PER_CLASS:
         values |= {f"{name}/{label}": value for label, value in zip(label_names, found[name].tolist(), strict=True)}
-    taken_for = sorted(all_gather(images)) if with_predictions else None
-    return Metrics(values, found["confusion"].tolist(), samples, time.perf_counter() - started, taken_for)
+    listed = _gathered(taken_for) if with_predictions else None
+    return Metrics(values, found["confusion"].tolist(), samples, time.perf_counter() - started, listed)
 
 
-def _predictions(probabilities: torch.Tensor, batch: Batch) -> list[Prediction]:
-    """Of probabilities [n, classes]; an image that counts for nothing is left out."""
-    kept = batch["labels"] != IGNORED
-    probabilities, labels = probabilities[kept], batch["labels"][kept]
-    highest, predicted = probabilities.max(-1)
-    of_label = probabilities.gather(-1, labels[:, None])[:, 0]
-    columns = (batch["index"][kept], labels, predicted, highest, of_label)
-    return list(map(Prediction, *(column.tolist() for column in columns)))
+def _taken_for(logits: torch.Tensor, predicted: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, ...]:
+    """The columns of `Prediction` for a batch; they stay on the device."""
+    classes = torch.stack([predicted, batch["labels"].clamp(min=0)], dim=1)
+    probabilities = _at_least_float32(logits).softmax(-1).gather(1, classes)
+    return batch["index"], batch["labels"], predicted, *probabilities.unbind(1)
+
+
+def _gathered(batches: list[tuple[torch.Tensor, ...]]) -> list[Prediction]:
+    """One list of all processes, without the images that count for nothing."""
+    columns = [torch.cat(column).tolist() for column in zip(*batches, strict=True)]
+    rows = map(Prediction, *columns) if columns else ()  # of a short stream, a process may get nothing
+    return sorted(all_gather([row for row in rows if row.label != IGNORED]))
 
 
 def of_first_classes(metrics: Metrics, label_names: list[str]) -> Metrics:

@@ -84,7 +84,7 @@ def _check_together(config: Config) -> None:
         if config.data.skip_bad_images:
             raise ConfigError("--skip_bad_images: a stream is not read beforehand; leave it, or --streaming")
     if config.run.several:
-        if world_size() > 1:
+        if world_size() > 1 or may_restart():
             raise ConfigError(
                 "--seeds and --sweep: start a process for each run, one after another; leave torchrun out"
             )

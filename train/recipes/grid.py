@@ -129,12 +129,13 @@ def _check_typed(typed: list[str], config: Config) -> None:
             raise ConfigError(f"--{name}: belongs on the command line; a file holds the flags of one run")
     if run.seeds is not None and "seed" in names:
         raise ConfigError(f"--seed {run.seed}: leave it out, or name it in --seeds")
-    if run.output_dir is None:
-        raise ConfigError(f"--output_dir: name one with --{asked[0]}, for the folders of the runs")
+    if "output_dir" not in names:
+        raise ConfigError(f"--output_dir: name one beside --{asked[0]}, for the folders of the runs")
     if run.eval_only or run.stop_after:
         other = "eval_only" if run.eval_only else "stop_after"
         raise ConfigError(f"--{other}: has no meaning with --{asked[0]}, which trains every run to its end")
-    if run.resume_from_checkpoint not in (None, "auto"):
+    resume = run.resume_from_checkpoint
+    if resume is not None and not (resume == "auto" and "resume_from_checkpoint" in names):
         raise ConfigError(f"--resume_from_checkpoint: leave it out; --{asked[0]} continues what is not finished")
 
 

@@ -29,8 +29,9 @@ class Run:
     run_id: str
     seed: int
     flags: dict[str, Any]  # all that the weights depend on, but the seed
-    data: str | None  # identity of all images
-    judges: str | None  # identity of the validation images
+    dataset: str  # as it was named
+    data: str  # identity of all images
+    judges: str  # identity of the validation images
     labels: np.ndarray  # [images], class names
     correct: np.ndarray  # [images], whether the best model is right
     loss: float
@@ -66,7 +67,7 @@ def read_recipes(named: list[str]) -> list[Recipe]:
     runs = [read_run(folder) for name in named for folder in find_runs(name)]
     _check_different(runs, "run_id", "the same run; name each once")
     for run in runs[1:]:
-        if run.judges is None or run.judges != runs[0].judges:
+        if run.judges != runs[0].judges or not np.array_equal(run.labels, runs[0].labels):
             raise ConfigError(
                 f"{run.folder} and {runs[0].folder}: were judged on different images; name the same data set, and where"
                 " the images are held out or a subset, the same --split_seed"
@@ -98,19 +99,24 @@ def read_run(folder: Path) -> Run:
         )
     labels, predicted = map(np.array, zip(*read_predictions(folder), strict=True))
     try:
-        loss = float(json.loads((folder / "eval_results.json").read_text(encoding="utf-8"))["eval_loss"])
+        results = json.loads((folder / "eval_results.json").read_text(encoding="utf-8"))
+        loss = float(results["eval_loss"])
+        if len(labels) != results["eval_samples"]:
+            raise ValueError(f"{PREDICTIONS} has {len(labels)} rows, and {results['eval_samples']} images were judged")
         flags = {name: record["config"].get(name, item.default) for name, item in FLAGS.items()}
         # As it was decided, and not as it was asked for.
         flags |= {"precision": record["precision"], "processes": record["processes"]}
-        data, judges = record["dataset_fingerprint"], record["validation_fingerprint"]
+        seed = int(flags["seed"])
+        data = flags["dataset"], record["dataset_fingerprint"], record["validation_fingerprint"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder}: cannot be used: {type(error).__name__} {error}") from error
     kept = {name: value for name, value in flags.items() if name not in FREE | {"seed", "device"}}
-    return Run(folder, record["run_id"], flags["seed"], kept, data, judges, labels, labels == predicted, loss)
+    return Run(folder, record["run_id"], seed, kept, *data, labels, labels == predicted, loss)
 
 
 def _sorted_into_recipes(runs: list[Run]) -> list[Recipe]:
-    if all(run.flags["max_train_samples"] is None for run in runs):  # else the seed may have drawn the images
+    drawn_by_seed = any(run.flags["max_train_samples"] and run.flags["split_seed"] is None for run in runs)
+    if not drawn_by_seed:
         runs = [replace(run, flags=_by_content(run)) for run in runs]
     groups: dict[str, list[Run]] = {}
     for run in runs:
@@ -118,14 +124,19 @@ def _sorted_into_recipes(runs: list[Run]) -> list[Recipe]:
     recipes = list(groups.values())
     firsts = [found[0].flags for found in recipes]
     names = [name for name in firsts[0] if any(flags[name] != firsts[0][name] for flags in firsts)]
+    if "max_train_samples" in names and "data" in names:
+        names.remove("data")  # which differs because of it
     for found in recipes:
         _check_different(found, "seed", "the same recipe with the same seed, which is no second opinion; leave one out")
-    return [Recipe({name: found[0].flags[name] for name in names}, found) for found in recipes]
+    return [Recipe({name: _shown(name, found[0]) for name in names}, found) for found in recipes]
 
 
 def _by_content(run: Run) -> dict[str, Any]:
-    kept = {name: value for name, value in run.flags.items() if name not in OF_THE_DATA}
-    return kept | {"data": str(run.data)[-8:]}
+    return {name: value for name, value in run.flags.items() if name not in OF_THE_DATA} | {"data": run.data}
+
+
+def _shown(name: str, run: Run) -> Any:
+    return f"{run.dataset} ({str(run.data)[-8:]})" if name == "data" else run.flags[name]
 
 
 def _check_different(runs: list[Run], name: str, what: str) -> None:

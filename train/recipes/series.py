@@ -80,7 +80,7 @@ def record_series(folder: Path, starts: list[Start]) -> None:
             raise ConfigError(f"--output_dir {folder}: holds {what}; name a new folder")
         for start in starts:
             if is_run(str(folder / start.name)):
-                _check_same(start, record.get(start.name, {}), folder)
+                _check_same(start, record.get(start.name), folder)
         folder.mkdir(parents=True, exist_ok=True)
         known = record | {start.name: start.flags for start in starts}
         files.write_text(folder / SERIES, json.dumps(known, indent=2) + "\n")
@@ -90,9 +90,11 @@ def record_series(folder: Path, starts: list[Start]) -> None:
         raise ConfigError(f"--output_dir {folder}: cannot be used: {error.strerror}") from error
 
 
-def _check_same(start: Start, before: dict[str, Any], folder: Path) -> None:
+def _check_same(start: Start, before: dict[str, Any] | None, folder: Path) -> None:
     """A flag that was not written down is younger than the series; the run had what is the default now."""
-    known = {name: before.get(name, FLAGS[name].default) for name in start.flags} if before else start.flags
+    if before is None:
+        raise ConfigError(f"{folder / start.name}: holds a run that this series did not start; name a new --output_dir")
+    known = {name: before.get(name, FLAGS[name].default) for name in start.flags}
     if different := [name for name in start.flags if known[name] != start.flags[name]]:
         shown = "; ".join(f"{name} was {known[name]}, is now {start.flags[name]}" for name in different)
         raise ConfigError(f"{folder / start.name}: {shown}; name another --output_dir to change that")

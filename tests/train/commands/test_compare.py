@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.running import ROOT, run_here
+from tests.train.test_main import folder_of
 from train.commands.compare import main
 from train.commands.plainloop import main as plainloop
 
@@ -80,6 +81,19 @@ def test_one_recipe_alone_is_a_row_with_its_interval(runs, capsys):
     assert found["interval_95"] == pytest.approx(recorded)
 
 
+def test_data_are_compared_by_content(tmp_path, capsys):
+    one, moved, more = (folder_of(["cat", "dog"], tmp_path / name) for name in ("one", "moved", "more"))
+    shutil.copy(one / "validation/cat/0.png", more / "train/cat/another.png")
+    flags = (*SHORT[:2], *SHORT[6:-1], "--max_train_samples", 99)
+    for seed, data in enumerate((one, moved, more)):
+        out = tmp_path / "runs" / data.name
+        assert run_here(*flags, "--dataset", data, "--seed", seed, "--output_dir", out) == 0
+    found = json.loads(compare(capsys, *(tmp_path / "runs" / data.name for data in (one, moved, more)), "--json"))
+    first, second = found["recipes"]
+    assert first["seeds"] == [0, 1] and second["seeds"] == [2]
+    assert str(more) in second["name"] and second["flags"].keys() == {"data"}
+
+
 def test_what_cannot_be_compared_is_refused_in_a_line(runs, tmp_path, capsys):
     assert "name the folders" in refusal(capsys)
     assert "there is no such folder" in refusal(capsys, runs / "c")
@@ -95,7 +109,10 @@ def test_what_cannot_be_compared_is_refused_in_a_line(runs, tmp_path, capsys):
     assert "same recipe with the same seed" in refusal(capsys, runs / "a42", tmp_path / "half")
 
 
-@pytest.mark.parametrize(("file", "text"), [("predictions.csv", "x"), ("eval_results.json", "{}"), ("run.json", "[]")])
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [("predictions.csv", "x"), ("eval_results.json", '{"eval_loss": 1, "eval_samples": 9}'), ("run.json", "[]")],
+)
 def test_a_damaged_run_is_refused_in_a_line(runs, tmp_path, file, text, capsys):
     shutil.copytree(runs / "a42", tmp_path / "run")
     (tmp_path / "run" / file).write_text(text)

@@ -93,7 +93,7 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(tmp_path, fla
 
 def test_folder_file_and_torchrun_are_checked(tmp_path, capsys, monkeypatch):
     assert run_here("--preset", "debug", "--seeds", "1,2") == 2
-    assert "--output_dir: name one with --seeds" in capsys.readouterr().err
+    assert "--output_dir: name one beside --seeds" in capsys.readouterr().err
     (tmp_path / "note.txt").write_text("mine")
     assert run_here("--preset", "debug", "--seeds", "1,2", "--output_dir", tmp_path) == 2
     assert "holds something else than a series" in capsys.readouterr().err

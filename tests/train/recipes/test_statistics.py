@@ -27,7 +27,7 @@ def generator():
 def recipe(correct, labels=None):
     """Of whether each run is right about each image [runs, images]."""
     labels = np.array(["x"] * correct.shape[1] if labels is None else labels)
-    return Recipe({}, [Run(None, str(n), n, {}, "", "", labels, row, 0.5) for n, row in enumerate(correct)])
+    return Recipe({}, [Run(None, str(n), n, {}, "", "", "", labels, row, 0.5) for n, row in enumerate(correct)])
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_mean_of_seeds_has_an_interval_no_narrower_than_wilsons():
 
 
 def test_resampling_the_seeds_would_tell_equal_recipes_apart(generator):
-    """Why `seed_luck` draws from a distribution: two seeds, drawn with replacement, are the same one half of the time."""
+    """Why `seed_luck` draws from a distribution: two seeds, drawn with replacement, are one seed half of the time."""
     wrong = 0
     for _ in range(100):
         one, other = (found.correct for found in simulated(generator, 0.0, 2))
