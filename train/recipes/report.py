@@ -44,18 +44,8 @@ def compare(recipes: list[Recipe], metric: str) -> dict[str, Any]:
         recipes: on the same images.
         metric: one of METRICS.
     """
-    comparisons = len(recipes) - 1
-    error = ERROR / max(1, comparisons)  # Bonferroni
+    error = ERROR / max(1, len(recipes) - 1)  # Bonferroni
     pairs = [(recipe, compared(recipes[0], recipe, metric, error)) for recipe in recipes[1:]]
-    notes = [FLATTERS] if comparisons else []
-    if any(len(recipe.runs) == 1 for recipe in recipes):
-        notes.insert(0, ONE_SEED)
-    if comparisons > 1:
-        notes.insert(
-            0,
-            f"{comparisons} comparisons: each interval is widened to {1 - error:.1%} (Bonferroni), so that among equal"
-            " recipes one table in twenty finds a difference, and not one line in twenty",
-        )
     return {
         "metric": metric,
         "images": len(recipes[0].runs[0].labels),
@@ -66,8 +56,22 @@ def compare(recipes: list[Recipe], metric: str) -> dict[str, Any]:
             | {"confidence": 1 - error, "text": sentence(recipes[0], recipe, metric, found)}
             for recipe, found in pairs
         ],
-        "notes": notes,
+        "notes": notes(recipes, error),
     }
+
+
+def notes(recipes: list[Recipe], error: float) -> list[str]:
+    """What to bear in mind."""
+    found = [FLATTERS]
+    if any(len(recipe.runs) == 1 for recipe in recipes):
+        found.insert(0, ONE_SEED)
+    if (comparisons := len(recipes) - 1) > 1:
+        found.insert(
+            0,
+            f"{comparisons} comparisons: each interval is widened to {100 * (1 - error):.4g} % (Bonferroni), so that"
+            " among equal recipes one table in twenty finds a difference, and not one line in twenty",
+        )
+    return found
 
 
 def figures(recipe: Recipe, metric: str) -> dict[str, Any]:
@@ -141,7 +145,7 @@ def sentence(first: Recipe, second: Recipe, metric: str, found: Comparison) -> s
         text = f"{second.name} and {first.name} are not told apart: difference {points:.1f} points of {metric}"
         text += f" ({low:.1f} to {high:.1f}), {seeds}"
     if found.p_value is not None:
-        text += f"; of one alone right: {found.wins} and {found.losses} images, McNemar's p = {found.p_value:.2g}"
+        text += f"; alone right on {found.wins} and {found.losses} images, McNemar's p = {found.p_value:.2g}"
     return text
 
 

@@ -75,7 +75,7 @@ def test_one_seed_each_is_judged_by_mcnemar(runs, capsys):
 
 def test_one_recipe_alone_is_a_row_with_its_interval(runs, capsys):
     lines = compare(capsys, runs / "a42").splitlines()
-    assert len(lines) == 4 and lines[2].startswith("all runs") and "one seed" in lines[3]
+    assert len(lines) == 5 and lines[2].startswith("all runs") and "one seed" in lines[3] and "flatters" in lines[4]
     found = json.loads(compare(capsys, runs / "a42", "--json"))["recipes"][0]
     recorded = json.loads((runs / "a42" / "eval_results.json").read_text())["eval_accuracy_wilson_95"]
     assert found["interval_95"] == pytest.approx(recorded)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from train.recipes.report import compared, mean_interval
+from train.recipes.report import compare, compared, lines, mean_interval
 from train.recipes.runs import Recipe, Run
 from train.recipes.statistics import (
     RESAMPLES,
@@ -112,6 +112,18 @@ def test_a_real_difference_is_found_and_lies_in_its_interval(generator):
     found = [compared(*simulated(generator, 2.5, 5), "accuracy", 0.05) for _ in range(100)]
     assert sum(low <= truth <= high for low, high in (item.interval for item in found)) >= 90
     assert sum(item.told_apart and item.difference > 0 for item in found) >= 80
+
+
+def test_more_comparisons_have_wider_intervals_and_say_so(generator):
+    first, second = simulated(generator, 0.3, 3)
+    third = Recipe({"optim": "sgd"}, second.runs)
+    (alone,) = compare([first, second], "accuracy")["comparisons"]
+    document = compare([first, second, third], "accuracy")
+    for item in document["comparisons"]:
+        assert item["confidence"] == 0.975 and item["difference"] == alone["difference"]
+        assert item["interval"][0] < alone["interval"][0] < alone["interval"][1] < item["interval"][1]
+    assert document["notes"][0].startswith("2 comparisons: each interval is widened to 97.5 %")
+    assert len(lines(document)) == 1 + 4 + 2 + 2
 
 
 def test_a_mean_of_seeds_has_an_interval_no_narrower_than_wilsons():
