@@ -14,6 +14,7 @@ from train.config.schema import FLAGS, FREE
 from train.errors import ConfigError
 from train.recipes.predictions import PREDICTIONS, read_predictions
 
+SERIES = "series.json"  # in the folder of a series of runs
 # Where the data lies and what was drawn from it: where its content is known, that is compared instead.
 OF_THE_DATA = {
     *("dataset", "train_dir", "validation_dir", "test_dir", "dataset_config_name"),
@@ -76,13 +77,31 @@ def read_recipes(named: list[str]) -> list[Recipe]:
 
 
 def find_runs(name: str) -> list[Path]:
-    """The folder itself if it is a run, else the runs in it, by name."""
+    """The folder itself if it is a run, else the runs in it: of a series as it was asked for, others by name."""
     if is_run(name):
         return [Path(name)]
     found = sorted(record.parent for record in Path(name).glob(f"*/{RECORD}"))
     if not found:
         raise ConfigError(f"{name}: {'holds no run' if Path(name).exists() else 'there is no such folder'}")
-    return found
+    order = list(read_series(Path(name)))
+    return sorted(found, key=lambda run: order.index(run.name) if run.name in order else len(order))
+
+
+def read_series(folder: Path) -> dict[str, Any]:
+    """The flags of each run of a series, by the names of their folders, as they were asked for; {} if it is none.
+
+    Raises:
+        ConfigError: the record cannot be used.
+    """
+    try:
+        content = json.loads((folder / SERIES).read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or not all(isinstance(flags, dict) for flags in content.values()):
+            raise ValueError("it is not what a series writes")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{folder / SERIES}: cannot be used: {error}") from error
+    return content
 
 
 def read_run(folder: Path) -> Run:

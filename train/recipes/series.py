@@ -15,11 +15,10 @@ from train.errors import ConfigError, RunError
 from train.recipes.grid import Start, make_grid
 from train.recipes.predictions import PREDICTIONS
 from train.recipes.report import METRICS, compare, lines
-from train.recipes.runs import read_recipes
+from train.recipes.runs import SERIES, read_recipes, read_series
 from train.system.console import say
 from train.system.signals import Interrupted, Signals
 
-SERIES = "series.json"  # by which the folder is known again: the flags of each run, as they were asked for
 ROOT = Path(__file__).resolve().parent.parent.parent
 # The same program, wherever it lies, with the current folder looked at last, as `plainloop` does.
 CHILD = """
@@ -69,13 +68,12 @@ def record_series(folder: Path, starts: list[Start]) -> None:
     Raises:
         ConfigError: the folder holds something else, or a run of that name has other flags.
     """
-    record: dict[str, Any] = {}
     try:
         if folder.exists() and not folder.is_dir():
             raise ConfigError(f"--output_dir {folder}: is a file, not a folder")
-        if (folder / SERIES).is_file():
-            record = json.loads((folder / SERIES).read_text(encoding="utf-8"))
-        elif folder.exists() and any(not path.name.startswith(files.TEMPORARY) for path in folder.iterdir()):
+        record = read_series(folder)
+        listed = folder.iterdir() if folder.exists() else ()
+        if not record and any(not path.name.startswith(files.TEMPORARY) for path in listed):
             what = "a single run" if (folder / RECORD).is_file() else "something else than a series of runs"
             raise ConfigError(f"--output_dir {folder}: holds {what}; name a new folder")
         for start in starts:
@@ -84,8 +82,6 @@ def record_series(folder: Path, starts: list[Start]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         known = record | {start.name: start.flags for start in starts}
         files.write_text(folder / SERIES, json.dumps(known, indent=2) + "\n")
-    except (ValueError, AttributeError) as error:
-        raise ConfigError(f"{folder / SERIES}: cannot be used: {error}") from error
     except OSError as error:
         raise ConfigError(f"--output_dir {folder}: cannot be used: {error.strerror}") from error
 

@@ -67,6 +67,16 @@ def test_the_table_has_a_row_for_each_recipe_and_a_sentence_for_each_comparison(
     assert compare(capsys, runs).splitlines() == lines  # the draws are seeded
 
 
+def test_a_series_is_compared_in_the_order_that_was_asked_for(runs, tmp_path, capsys):
+    for name in ("a42", "b42"):
+        shutil.copytree(runs / name, tmp_path / name)
+    (tmp_path / "series.json").write_text('{"b42": {}, "a42": {}}')
+    found = json.loads(compare(capsys, tmp_path, "--json"))
+    assert [recipe["flags"]["learning_rate"] for recipe in found["recipes"]] == [0.02, 0.001]
+    (tmp_path / "series.json").write_text('["b42"]')
+    assert "series.json: cannot be used" in refusal(capsys, tmp_path)
+
+
 def test_one_seed_each_is_judged_by_mcnemar(runs, capsys):
     found = json.loads(compare(capsys, runs / "a42", runs / "b42", "--json"))["comparisons"][0]
     assert found["wins"] - found["losses"] == pytest.approx(12 * found["difference"])
@@ -98,6 +108,7 @@ def test_what_cannot_be_compared_is_refused_in_a_line(runs, tmp_path, capsys):
     assert "name the folders" in refusal(capsys)
     assert "there is no such folder" in refusal(capsys, runs / "c")
     assert "holds no run" in refusal(capsys, tmp_path)
+    assert "holds no run" in refusal(capsys, runs / "a42" / "run.json")
     assert "are the same run" in refusal(capsys, runs / "a42", runs)
     assert run_here(*SHORT, tmp_path / "again") == 0
     assert "same recipe with the same seed" in refusal(capsys, runs / "a42", tmp_path / "again")
