@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from data import DataError
+from data.augment import Augmentation, augmented
 from data.cache.prepared import CachePolicy, Kept, Pixels, prepare_images
 from data.cores import usable_cores
 from data.loading.loader import Images, InOrder, OwnImages, PlannedSampler, batches_on, build_loader
@@ -20,6 +21,7 @@ from data.reading.decode import Resize
 from data.reading.splits import Splits
 
 Say = Callable[[str], None]
+UNCHANGED = Augmentation()
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class DataPipeline:
     fingerprint: str | None = None  # identity of the data; None if it is not known
     validation_fingerprint: str | None = None  # of the validation images alone
     notes: list[str] = field(default_factory=list)  # how images get to the device, and why
+    train_images: Callable[[], Iterator[Batch]] | None = None  # every training image once, in order; not of a stream
 
 
 @dataclass(frozen=True)
@@ -48,25 +51,27 @@ class LoadingOptions:
 
 def stored_pipeline(
     splits: Splits,
-    make_plan: Callable[[int], Plan],
+    make_plan: Callable[[list[int]], Plan],
     resize: Resize,
     device: torch.device,
     policy: CachePolicy,
     options: LoadingOptions,
     skip_bad: bool,
     say: Say,
+    augmentation: Augmentation = UNCHANGED,
 ) -> tuple[Splits, DataPipeline]:
     """The pipeline of a data set that is stored. Every image is decoded once now, so that a bad one is known at once.
 
     Args:
         splits: encoded images.
-        make_plan: called with the number of training images that can be used.
+        make_plan: called with the class of each training image that can be used.
         resize: to the size the model takes.
         device: where batches go.
         policy: where decoded images may be kept.
         options: batch size of evaluation, workers.
         skip_bad: leave out images that cannot be decoded, instead of refusing the data.
         say: told what a person should know.
+        augmentation: of the training images.
 
     Returns:
         The splits without bad images, and the pipeline.
@@ -74,27 +79,22 @@ def stored_pipeline(
     Raises:
         DataError: an image cannot be decoded, or an option does not fit.
     """
-    splits, pixels, kind, reason = prepare_images(splits, resize, policy, skip_bad, say)
-    notes = [f"image cache {kind} ({reason})"]
-    if _fits_on(device, pixels):
-        storage = pixels["train"].storage.to(device)  # of both splits
-        pixels = {name: Kept(storage, kept.rows.to(device)) for name, kept in pixels.items()}
-        notes.append("on the GPU")
-    some = pixels["train" if len(splits.train) else "validation"]  # an evaluation alone has no training images
-    workers, why = choose_workers(options.workers, some, device)
-    notes.append(f"{workers} workers ({why})")
-    train = Images(pixels["train"], splits.train.labels)
-    validation = Images(pixels["validation"], splits.validation.labels)
-    plan, names = make_plan(len(train)), splits.label_names
-    pipeline = dataset_pipeline(train, validation, plan, device, names, replace(options, workers=str(workers)), say)
-    return splits, replace(
-        pipeline,
-        image_name=splits.train.image_name,
-        validation_names=splits.validation.image_names,
-        fingerprint=splits.fingerprint(),
-        validation_fingerprint=splits.validation_fingerprint(),
-        notes=notes,
+    splits, pixels, kind, reason = prepare_images(
+        splits, resize, policy, skip_bad, say, train_resize=augmentation.stored(resize)
     )
+    notes = [f"image cache {kind} ({reason})"]
+    if _fits_on(device, pixels) and not augmentation.active:  # which changes one image at a time, slow on a GPU
+        pixels = {name: Kept(kept.storage.to(device), kept.rows.to(device)) for name, kept in pixels.items()}
+        notes.append("on the GPU")
+    plan, names, augment = make_plan(splits.train.labels), splits.label_names, augmentation.build(resize)
+    train = Images(pixels["train"], splits.train.labels, plan.seed, augment)
+    validation = Images(pixels["validation"], splits.validation.labels)
+    workers, why = choose_workers(options.workers, train if len(train) else validation, device)
+    notes.append(f"{workers} workers ({why})")
+    pipeline = dataset_pipeline(train, validation, plan, device, names, replace(options, workers=str(workers)), say)
+    called = {"image_name": splits.train.image_name, "validation_names": splits.validation.image_names}
+    known = {"fingerprint": splits.fingerprint(), "validation_fingerprint": splits.validation_fingerprint()}
+    return splits, replace(pipeline, **called, **known, notes=notes)
 
 
 def dataset_pipeline(
@@ -120,17 +120,22 @@ def dataset_pipeline(
     def train_batches(after: int) -> Iterator[Batch]:
         return batches(train, lambda skip: PlannedSampler(plan, after, skip))
 
-    def validation_batches() -> Iterator[Batch]:
-        count, size = len(validation), options.eval_batch_size
-        return batches(validation, lambda skip: InOrder(count, size, skip, plan.rank, plan.world))
+    def in_order(images: Images | OwnImages) -> Iterator[Batch]:
+        count, size = len(images), options.eval_batch_size
+        return batches(images, lambda skip: InOrder(count, size, skip, plan.rank, plan.world))
 
     def image_name(index: int) -> str:
         return f"image {index}"
 
-    def validation_names() -> Iterable[str]:
-        return map(image_name, range(len(validation)))
-
-    return DataPipeline(plan, train_batches, validation_batches, label_names, image_name, validation_names)
+    return DataPipeline(
+        plan,
+        train_batches,
+        lambda: in_order(validation),
+        label_names,
+        image_name,
+        lambda: map(image_name, range(len(validation))),
+        train_images=lambda: in_order(train),
+    )
 
 
 def streamed_pipeline(
@@ -141,13 +146,21 @@ def streamed_pipeline(
     eval_batch_size: int,
     threads: int,
     shuffle_buffer: int,
+    augmentation: Augmentation = UNCHANGED,
 ) -> DataPipeline:
     """The pipeline of a data set that is read while training and never stored."""
+    augment, stored = augmentation.build(resize), augmentation.stored(resize)
 
     def train_batches(after: int) -> Iterator[Batch]:
         rows = shuffled_rows(streams.train, plan.seed, shuffle_buffer, plan.rank, plan.world)
         rest = itertools.islice(rows, after * plan.accumulation * plan.batch_size, None)
-        return batches_on(device, stream_batches(batched(rest, plan.batch_size), resize, threads))
+        batches = stream_batches(batched(rest, plan.batch_size), stored, threads)
+        # In this thread: what is drawn comes from one generator, which decoding threads would share.
+        return batches_on(device, batches if augment is None else map(change, batches))
+
+    def change(batch: Batch) -> Batch:
+        samples = [(plan.rank, number) for number in batch["index"].tolist()]  # numbers count on from epoch to epoch
+        return batch | {"pixel_values": augmented(augment, batch["pixel_values"], plan.seed, samples)}
 
     def validation_batches() -> Iterator[Batch]:
         rows = rows_in_order(streams.validation, plan.rank, plan.world)
@@ -174,25 +187,27 @@ def _fits_on(device: torch.device, pixels: dict[str, Pixels]) -> bool:
     return pixels["train"].storage.nbytes <= torch.cuda.mem_get_info(device)[0] / 8
 
 
-def choose_workers(asked: str, pixels: Pixels, device: torch.device) -> tuple[int, str]:
+def choose_workers(asked: str, images: Images, device: torch.device) -> tuple[int, str]:
     """How many processes prepare batches, and why: measured on the first images.
 
     Raises:
         DataError: workers were asked for, but the images are on the GPU, where workers cannot reach them.
     """
     if asked != "auto":
-        if int(asked) and isinstance(pixels, Kept) and pixels.storage.is_cuda:
+        if int(asked) and images.on_device:
             raise DataError(f"--dataloader_num_workers {asked}: the images are on the GPU; add --image_cache none")
         return int(asked), "as asked"
-    if isinstance(pixels, Kept):
+    kept = isinstance(images.pixels, Kept)
+    if kept and images.augment is None:
         return 0, "a batch is a copy from the cache"
     if shared_memory_left() < LEAST_SHARED:
         return 0, "too little shared memory for workers (/dev/shm)"
-    first = list(range(min(8, len(pixels.split))))
+    first = [(0, index) for index in range(min(8, len(images)))]
     started = time.perf_counter()
-    pixels[first]
+    images.__getitems__(first)
     each = (time.perf_counter() - started) / len(first)
-    # On a CPU, decoding and training share the cores, and one worker keeps ahead of both; more would take cores from
-    # training. A GPU trains while all cores decode (not measured).
+    # On a CPU, preparing and training share the cores, and one worker keeps ahead of both; more would take cores from
+    # training. A GPU trains while all cores prepare (not measured).
     workers = 1 if device.type == "cpu" else max(1, usable_cores() - 1)
-    return workers, f"decoding takes {each * 1e3:.1f} ms per image, in parallel with training"
+    what = "augmenting" if kept else "decoding" if images.augment is None else "decoding and augmenting"
+    return workers, f"{what} takes {each * 1e3:.1f} ms per image, in parallel with training"

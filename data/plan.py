@@ -1,6 +1,8 @@
 """Which images make up which update: a pure function of the seed and the update, so that nothing needs to be saved."""
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -9,6 +11,20 @@ import torch
 IGNORED = -100  # label of an image that stands in for none; torch's cross-entropy and torchmetrics leave it out
 Sample = tuple[int, int]  # (epoch, index): everything that the randomness of one sample depends on
 Batch = dict[str, torch.Tensor]  # pixel_values uint8 [n, 3, h, w], labels int64 [n], index int64 [n]
+
+
+class Balance:
+    """Every class drawn equally often, with replacement: an epoch is as many draws as there are images."""
+
+    def __init__(self, labels: Sequence[int]) -> None:
+        """`labels`: the class of each image."""
+        counts = Counter(labels)
+        self.weights = torch.tensor([1 / counts[label] for label in labels], dtype=torch.float64)
+
+    def order(self, seed: int) -> list[int]:
+        """The images of one epoch."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.multinomial(self.weights, len(self.weights), replacement=True, generator=generator).tolist()
 
 
 @dataclass(frozen=True)
@@ -28,6 +44,7 @@ class Plan:
     rank: int = 0  # of `world` processes; each gets its share of every micro-batch
     world: int = 1
     stop_after: int | None = None  # stop after this many updates; schedule and order stay those of the whole run
+    balance: Balance | None = None  # instead of every image once an epoch
 
     @property
     def stop_at(self) -> int:
@@ -76,7 +93,7 @@ class Plan:
         Every `world`-th image, so that of a short last batch, too, each process gets as many as the others or one less.
         """
         epoch, position = divmod(update - 1, self.updates_per_epoch)
-        order = _order(self.samples, self.seed + epoch)
+        order = _order(self.samples, self.seed + epoch, self.balance)
         start, size = position * self.accumulation * self.whole_batch, self.whole_batch
         starts = (start + number * size for number in range(self.micro_batch_count(update)))
         return [[(epoch, index) for index in order[s : s + size][self.rank :: self.world]] for s in starts]
@@ -92,7 +109,9 @@ def batches_per_epoch(samples: int, batch_size: int, drop_last: bool = False) ->
 
 
 @lru_cache(maxsize=2)
-def _order(samples: int, seed: int) -> list[int]:
+def _order(samples: int, seed: int, balance: Balance | None) -> list[int]:
+    if balance is not None:
+        return balance.order(seed)
     return torch.randperm(samples, generator=torch.Generator().manual_seed(seed)).tolist()
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformers import ViTConfig
+from transformers import PreTrainedConfig
 from transformers.activations import ACT2CLS
 
 from models import ModelError
@@ -13,11 +13,21 @@ COUNTS = {
     "num_hidden_layers": 512,
     "num_attention_heads": 1_024,
     "intermediate_size": 131_072,
+    "mlp_ratio": 64,  # of DINOv2: intermediate_size / hidden_size
     "num_channels": 1_024,
+    "num_register_tokens": 1_024,
 }
 SIDES = {"image_size": 8_192, "patch_size": 8_192}  # pixels: one number, or height and width
 MOST_PARAMETERS = 30_000_000_000
-BELOW = {"hidden_dropout_prob": 1, "attention_probs_dropout_prob": 1, "layer_norm_eps": 1, "initializer_range": 100}
+BELOW = {
+    "hidden_dropout_prob": 1,
+    "attention_probs_dropout_prob": 1,
+    "drop_path_rate": 1,
+    "layer_norm_eps": 1,
+    "initializer_range": 100,
+    "layerscale_value": 100,
+}
+SWITCHES = ("qkv_bias", "use_swiglu_ffn", "use_mask_token")
 ACTIVATIONS = ACT2CLS.keys() - {"xielu"}  # which imports a package of its own
 # Entries that would change what the network returns or what code runs, with the value at which they do nothing.
 UNUSED = {
@@ -30,30 +40,33 @@ UNUSED = {
 }
 
 
-def read_shape(config: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a `ViTConfig` without its classes. All other entries are left out, whatever they would do.
+def read_shape(config: dict[str, Any], default: PreTrainedConfig) -> dict[str, Any]:
+    """The arguments of a family's config without its classes. All other entries are left out, whatever they would do.
 
     Args:
-        config: the content of a config.json; what it does not mention has the library's default.
+        config: the content of a config.json.
+        default: what the library has for all that it does not mention; also says which entries the family has.
 
     Raises:
         ModelError: names the entry that cannot be used, and its value.
     """
-    default = ViTConfig()
-    names = [*COUNTS, *SIDES, *BELOW, "hidden_act", "qkv_bias"]
+    names = [name for name in (*COUNTS, *SIDES, *BELOW, *SWITCHES, "hidden_act") if hasattr(default, name)]
     shape = {name: config.get(name, getattr(default, name)) for name in names}
-    for name, most in COUNTS.items():
-        _refuse_unless(_is_count(shape[name], most), name, shape[name], f"a whole number from 1 to {most}")
-    for name, most in SIDES.items():
-        fits = all(_is_count(side, most) for side in sides(shape[name])) and len(sides(shape[name])) == 2
-        _refuse_unless(fits, name, shape[name], f"a whole number of pixels from 1 to {most}, or two of them")
-    for name, most in BELOW.items():
-        fits = type(shape[name]) in (int, float) and 0 <= shape[name] < most  # not so for NaN
-        _refuse_unless(fits, name, shape[name], f"a number from 0 to less than {most}")
-        shape[name] = float(shape[name])
+    for name, value in shape.items():
+        if name in COUNTS:
+            _refuse_unless(_is_count(value, COUNTS[name]), name, value, f"a whole number from 1 to {COUNTS[name]}")
+        elif name in SIDES:
+            most = SIDES[name]
+            fits = all(_is_count(side, most) for side in sides(value)) and len(sides(value)) == 2
+            _refuse_unless(fits, name, value, f"a whole number of pixels from 1 to {most}, or two of them")
+        elif name in BELOW:
+            fits = type(value) in (int, float) and 0 <= value < BELOW[name]  # not so for NaN
+            _refuse_unless(fits, name, value, f"a number from 0 to less than {BELOW[name]}")
+            shape[name] = float(value)
+        elif name in SWITCHES:
+            _refuse_unless(isinstance(value, bool), name, value, "true or false")
     known = isinstance(shape["hidden_act"], str) and shape["hidden_act"] in ACTIVATIONS
     _refuse_unless(known, "hidden_act", shape["hidden_act"], f"one of {', '.join(sorted(ACTIVATIONS))}")
-    _refuse_unless(isinstance(shape["qkv_bias"], bool), "qkv_bias", shape["qkv_bias"], "true or false")
     quantized = config.get("quantization_config")
     _refuse_unless(quantized is None, "quantization_config", quantized, "weights that are not quantized")
     width, heads = shape["hidden_size"], shape["num_attention_heads"]
@@ -73,7 +86,8 @@ def check_parameters(shape: dict[str, Any], stored: int | None) -> None:
     Raises:
         ModelError: names the number of parameters and the entries that ask for so many.
     """
-    width, inner, layers = shape["hidden_size"], shape["intermediate_size"], shape["num_hidden_layers"]
+    width, layers = shape["hidden_size"], shape["num_hidden_layers"]
+    inner = shape["intermediate_size"] if "intermediate_size" in shape else width * shape["mlp_ratio"]
     (height, across), (patch_height, patch_across) = sides(shape["image_size"]), sides(shape["patch_size"])
     patches = (height // patch_height) * (across // patch_across)
     layer = 4 * width * width + 2 * width * inner

@@ -79,6 +79,7 @@ def evaluate(
     counts.update(torch.cat(predictions), torch.cat(labels))  # once, because on CUDA each call waits for the device
     found = counts.compute()  # torchmetrics adds up the counts of all processes
     loss_sum, samples = all_reduce_sum(loss_sum), int(found["confusion"].sum())
+    found["balanced_accuracy"] = balanced_accuracy(found["confusion"])
     values = {"loss": loss_sum.item() / samples}
     values |= {name: found[name].item() for name in SUMMARIES}
     for name in PER_CLASS:
@@ -101,6 +102,13 @@ def _gathered(batches: list[tuple[torch.Tensor, ...]]) -> list[Prediction]:
     return sorted(all_gather([row for row in rows if row.label != IGNORED]))
 
 
+def balanced_accuracy(confusion: torch.Tensor) -> torch.Tensor:
+    """Mean recall of the classes that have images, from counts [true class][predicted class] (as scikit-learn's)."""
+    counts = confusion.cpu().double()
+    images = counts.sum(1)
+    return (counts.diagonal()[images > 0] / images[images > 0]).mean()
+
+
 def of_first_classes(metrics: Metrics, label_names: list[str]) -> Metrics:
     """The metrics of data that has only the model's first classes, where they are averages over classes.
 
@@ -117,6 +125,7 @@ def of_first_classes(metrics: Metrics, label_names: list[str]) -> Metrics:
     present = [name for name, row in zip(label_names, rows, strict=True) if any(row)]
     rates = {f"{kind}/{name}": metrics.values[f"{kind}/{name}"] for kind in PER_CLASS for name in label_names}
     macro = {f"{kind}_macro": sum(rates[f"{kind}/{name}"] for name in present) / len(present) for kind in PER_CLASS}
+    macro["balanced_accuracy"] = macro["recall_macro"]
     summaries = {name: metrics.values[name] for name in ("loss", *SUMMARIES)} | macro
     return replace(metrics, values=summaries | rates, confusion=rows)
 

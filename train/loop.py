@@ -1,7 +1,7 @@
 """The training loop. Each iteration of the loop in `fit` is one optimizer update.
 
 train/main.py calls `fit`. Model, optimizer, schedule and loss arrive in `state`: train/setup/ puts them there as the
-flags say, and train/optim.py, train/loss.py and models/vit.py are the files to edit for your own.
+flags say, and train/optim.py, train/loss.py and models/classifier.py are the files to edit for your own.
 """
 
 import math
@@ -44,9 +44,9 @@ def fit(
     plan, precision = data.plan, state.precision
     batches = data.train_batches(after=state.step)
     state.model.train()
-    while state.step < plan.stop_at:  # the total, or less with --stop_after
+    while state.step < plan.stop_at and not state.ended:  # stop_at: the total, or less with --stop_after
         update = state.step + 1
-        final = update == plan.total_updates
+        final = update == plan.total_updates or state.time_is_up()
         with state.timed("data"):
             micro_batches = [next(batches) for _ in range(plan.micro_batch_count(update))]
         # Seed after fetching: the loader may draw from this generator, and dropout must depend on the update alone.
@@ -68,6 +68,7 @@ def fit(
         state.count_update(loss, applied)  # adds 1 to state.step
         if applied:  # not after an fp16 overflow: the scaler skipped the weights, so the schedule must not move either
             state.schedule.step()
+            state.update_average()  # with --ema
         output.advance(plan.samples_in(update))
         if should_log:
             mean_loss = state.take_logged_loss()
@@ -76,11 +77,12 @@ def fit(
         improved = False
         if should_evaluate:
             with state.timed("evaluation"):  # evaluate() puts the model back into training mode
-                metrics = evaluate(state.raw_model, data.validation_batches(), precision, data.label_names)
+                metrics = evaluate(state.evaluated_model, data.validation_batches(), precision, data.label_names)
             improved = state.update_best(metrics)
             state.schedule.step_on_metric(metrics.values[state.best.metric])  # ReduceLROnPlateau; others ignore it
             output.log_evaluation(state, plan.epoch(update), metrics, improved)
-            stop = stop or should_stop()  # evaluation may have taken minutes
+            state.end_early(metrics)  # --until, --early_stopping_patience, --max_time: `ended` says which
+            stop = stop or bool(state.ended) or should_stop()  # evaluation may have taken minutes
         if improved or should_save or stop:  # a new best at once, or the log would name one that is not on the disk
             with state.timed("saving"):
                 output.save_checkpoint(state)
@@ -106,9 +108,10 @@ def train_step(state: TrainState, micro_batches: list[Batch], loss_divisor: floa
     total_loss = torch.zeros((), dtype=precision.dtype, device=precision.device)
     for batch in micro_batches:
         with sync_gradients(model, enabled=batch is micro_batches[-1]):
+            pixel_values, labels = state.mix(batch["pixel_values"], batch["labels"])  # MixUp, CutMix; else as they are
             with precision.autocast():
-                logits = model(batch["pixel_values"])
-                loss = state.loss_sum_fn(logits, batch["labels"]) / loss_divisor
+                logits = model(pixel_values)
+                loss = state.loss_sum_fn(logits, labels) / loss_divisor
             precision.scaler.scale(loss).backward()
         total_loss += loss.detach()
     total_loss = all_reduce_mean(total_loss)  # mean over processes of sum / (images / processes)

@@ -80,7 +80,7 @@ def run(config: Config, signals: Signals) -> None:
                 fit(job.state, job.data, config.recipe, job.output, should_stop)
                 job.output.wait_for_save()
             with explained(job.state, job.data, job.output.folder, config.recipe):
-                results.finish(config, job.decided, job.state, job.data, job.output, stopped=should_stop())
+                results.finish(config, job.decided, job.state, inputs.data, job.output, stopped=should_stop())
         signals.raise_received()
 
 
@@ -88,7 +88,7 @@ def check_early(config: Config) -> "Precision":
     """Refuse bad flags before anything slow is loaded, print what was decided, and set up the device."""
     from train.config.checks import check_flags, try_out
 
-    notes = check_flags(config)
+    notes = [*config.notes, *check_flags(config)]
     from train.precision import choose_compute
     from train.system.console import say
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from train.config.schema import RecipeConfig
+from train.optimizers.layers import by_layer
 from train.optimizers.lookup import optimizer_by_name
 from train.optimizers.schedules import Schedule, schedule_by_name
 
@@ -17,6 +18,8 @@ def build_optimizer(model: nn.Module, recipe: RecipeConfig) -> torch.optim.Optim
         ConfigError: no such optimizer, or an argument that it does not take.
     """
     groups = parameter_groups(model, recipe.weight_decay)
+    if recipe.layer_decay < 1:
+        groups = by_layer(model, groups, recipe.learning_rate, recipe.layer_decay)
     return optimizer_by_name(model, groups, recipe.optim, recipe.optim_args, recipe.learning_rate, recipe.weight_decay)
 
 

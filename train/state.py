@@ -8,7 +8,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from data.augment import Mix, as_they_are
+from train.config.early_end import EarlyEnd
+from train.distributed.collectives import all_reduce_max
 from train.evaluate import Metrics
 from train.loss import LossSum, cross_entropy_sum
 from train.optimizers.schedules import Schedule
@@ -39,16 +43,21 @@ class Best:
 class TrainState:
     """Model, optimizer, schedule, scaler and counters. No RNG state: each update is seeded from its number."""
 
-    raw_model: nn.Module  # what is saved and evaluated
+    raw_model: nn.Module  # what is trained
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     precision: Precision
     best: Best
     loss_sum_fn: LossSum = cross_entropy_sum
+    mix: Mix = as_they_are  # MixUp or CutMix, of the images and labels of a batch
+    average: AveragedModel | None = None  # of the weights, with --ema
+    early_end: EarlyEnd = field(default_factory=EarlyEnd)  # when to end before the plan does
     model: nn.Module | None = None  # the model as the loop calls it: raw_model itself, or DDP around it
     step: int = 0  # updates done, including those that the scaler skipped
     skipped: int = 0  # updates that the scaler skipped after an fp16 overflow
     losses_since_log: int = 0
+    evaluations_since_best: int = 0
+    ended: str = ""  # why, if the run is over before its plan is
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     loss_since_log: torch.Tensor = field(init=False)  # sum; on the device, because .item() would make the CPU wait
     loss_total: torch.Tensor = field(init=False)
@@ -61,8 +70,18 @@ class TrainState:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the next update, in the first parameter group."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        """The learning rate of the next update: the head's, where it differs from layer to layer."""
+        return max(float(group["lr"]) for group in self.optimizer.param_groups)
+
+    @property
+    def evaluated_model(self) -> nn.Module:
+        """What is evaluated and exported: the average of the weights, where there is one."""
+        return self.raw_model if self.average is None else self.average.module
+
+    def update_average(self) -> None:
+        """Take the weights after one more update into their average."""
+        if self.average is not None:
+            self.average.update_parameters(self.raw_model)
 
     @property
     def train_seconds(self) -> float:
@@ -96,6 +115,23 @@ class TrainState:
         """Remember this evaluation if it is the best so far; returns whether it is."""
         value = metrics.values[self.best.metric]
         if not self.best.improved_by(value):
+            self.evaluations_since_best += 1
             return False
-        self.best.value, self.best.step = value, self.step
+        self.best.value, self.best.step, self.evaluations_since_best = value, self.step, 0
         return True
+
+    def time_is_up(self) -> bool:
+        """Whether --max_time has passed; the same answer in every process."""
+        most = self.early_end.max_seconds
+        return most is not None and bool(all_reduce_max(int(sum(self.seconds.values()) >= most)))
+
+    def end_early(self, metrics: Metrics) -> None:
+        """Set `ended` to the reason if the run is over after this evaluation."""
+        self.ended = self.early_end.reason(metrics.values, self.evaluations_since_best, self.time_is_up())
+
+
+def average_of(model: nn.Module, decay: float) -> AveragedModel:
+    """The exponential moving average of a model's weights: of the first update the weights, and from then on
+    decay * average + (1 - decay) * weights.
+    """
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))

@@ -74,8 +74,8 @@ def check_images(splits: Splits, skip_bad: bool, cache_dir: str | None = None) -
     return without_bad(splits, checked, skip_bad)
 
 
-def decode_all(splits: Splits, keep: Callable[[int, torch.Tensor], None] | None = None) -> CheckResult:
-    """Decode every image; `keep` is called with its position in `all_images` and its pixels, in any thread."""
+def decode_all(splits: Splits, keep: Callable[[Split, int, torch.Tensor], None] | None = None) -> CheckResult:
+    """Decode every image; `keep` is called with its split, its index there and its pixels, in any thread."""
     work = all_images(splits)
     digests: list[bytes | None] = [None] * len(work)
 
@@ -83,7 +83,7 @@ def decode_all(splits: Splits, keep: Callable[[int, torch.Tensor], None] | None 
         split, index = work[position]
         digests[position] = split.digest(index) or content(data)  # `read` has compared them
         if keep is not None:
-            keep(position, image)
+            keep(split, index, image)
 
     return CheckResult(find_bad_images(work, note), repeated(digests))
 

@@ -45,9 +45,10 @@ class Decoded:
 class Kept:
     """The same pixels, bit for bit, from what was prepared once."""
 
-    storage: torch.Tensor  # uint8 [images of both splits, 3, h, w]: in memory, mapped from a file, or on a device
+    storage: torch.Tensor  # uint8 [images, 3, h, w]: in memory, mapped from a file, or on a device
     rows: torch.Tensor  # int64: where each image of the split is in `storage`
     file: Path | None = None  # that `storage` is mapped from
+    start: int = 0  # of `storage` in the file
 
     def __getitem__(self, indices: Sequence[int]) -> torch.Tensor:
         """uint8 [n, 3, h, w], a copy."""
@@ -61,7 +62,8 @@ class Kept:
         """Map the file again; OSError if it is gone."""
         vars(self).update(state)
         if self.file:
-            vars(self)["storage"] = _mapped(self.file, state["storage"])
+            shape, end = state["storage"], self.start + state["storage"].numel()
+            vars(self)["storage"] = _mapped(self.file, end)[self.start :].view(shape)
 
 
 Pixels = Decoded | Kept
@@ -108,10 +110,26 @@ class CachePolicy:
         return f"the {free:.1f} GiB free in {there}" if gib > free else None
 
 
+Shapes = dict[str, torch.Size]  # by the split's name: images, 3, height, width
+
+
 def prepare_images(
-    splits: Splits, resize: Resize, policy: CachePolicy, skip_bad: bool, say: Callable[[str], None]
+    splits: Splits,
+    resize: Resize,
+    policy: CachePolicy,
+    skip_bad: bool,
+    say: Callable[[str], None],
+    train_resize: Resize | None = None,
 ) -> tuple[Splits, dict[str, Pixels], str, str]:
     """Decode every image once, to know that all are sound and to keep them if the policy allows.
+
+    Args:
+        splits: encoded images.
+        resize: to the size that the model takes.
+        policy: where decoded images may be kept.
+        skip_bad: leave out images that cannot be decoded, instead of refusing the data.
+        say: told what a person should know.
+        train_resize: the size to keep training images in, if it is another one, such as for random crops.
 
     Returns:
         The splits, without bad images if `skip_bad`; the pixels of each, by the split's name; where they are kept
@@ -120,51 +138,61 @@ def prepare_images(
     Raises:
         DataError: images cannot be decoded, or the cache cannot be written.
     """
-    shape = (len(splits.train) + len(splits.validation), 3, resize.height, resize.width)
-    kind, reason = policy.choose(torch.Size(shape).numel())
+    resizes = {"train": train_resize or resize, "validation": resize}
+    both = (splits.train, splits.validation)
+    shapes = {s.name: torch.Size([len(s), 3, resizes[s.name].height, resizes[s.name].width]) for s in both}
+    kind, reason = policy.choose(_total(shapes))
     if kind == "none":
         splits = check_images(splits, skip_bad, policy.folder)
-        decoded = {split.name: Decoded(split, resize) for split in (splits.train, splits.validation)}
+        decoded = {split.name: Decoded(split, resizes[split.name]) for split in (splits.train, splits.validation)}
         return splits, decoded, kind, reason
     if kind == "memory":
-        storage, file = torch.empty(shape, dtype=torch.uint8), None
-        checked = _fill(storage, splits, resize)
+        storage, file = torch.empty(_total(shapes), dtype=torch.uint8), None
+        checked = _fill(storage, splits, resizes, shapes)
     else:
-        storage, checked, file = _on_disk(splits, resize, shape, policy, say)
-    kept, offset = {}, 0
-    for split in (splits.train, splits.validation):
-        kept[split.name] = Kept(storage, torch.tensor(good_rows(split, checked.bad), dtype=torch.int64) + offset, file)
-        offset += len(split)
+        storage, checked, file = _on_disk(splits, resizes, shapes, policy, say)
+    kept, start = {}, 0
+    for (name, part), split in zip(_parts(storage, shapes).items(), both, strict=True):
+        kept[name] = Kept(part, torch.tensor(good_rows(split, checked.bad), dtype=torch.int64), file, start)
+        start += part.numel()
     return without_bad(splits, checked, skip_bad), kept, kind, reason
 
 
-def _fill(storage: torch.Tensor, splits: Splits, resize: Resize) -> CheckResult:
-    """Decode all images into `storage`, uint8 [images, 3, h, w]."""
+def _total(shapes: Shapes) -> int:
+    """Bytes."""
+    return sum(shape.numel() for shape in shapes.values())
 
-    def keep(row: int, image: torch.Tensor) -> None:
-        storage[row] = resize(image)
+
+def _parts(storage: torch.Tensor, shapes: Shapes) -> dict[str, torch.Tensor]:
+    """Views of uint8 [bytes], one after the other."""
+    parts = storage.split([shape.numel() for shape in shapes.values()])
+    return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def _fill(storage: torch.Tensor, splits: Splits, resizes: dict[str, Resize], shapes: Shapes) -> CheckResult:
+    """Decode all images into `storage`, uint8 [bytes]."""
+    parts = _parts(storage, shapes)
+
+    def keep(split: Split, index: int, image: torch.Tensor) -> None:
+        parts[split.name][index] = resizes[split.name](image)
 
     return decode_all(splits, keep)
 
 
 def _on_disk(
-    splits: Splits,
-    resize: Resize,
-    shape: tuple[int, ...],
-    policy: CachePolicy,
-    say: Callable[[str], None],
+    splits: Splits, resizes: dict[str, Resize], shapes: Shapes, policy: CachePolicy, say: Callable[[str], None]
 ) -> tuple[torch.Tensor, CheckResult, Path]:
     folder = cache_folder(policy.folder)
-    file = folder / f"images-{_key(splits, resize)}.bin"
+    file = folder / f"images-{_key(splits, resizes)}.bin"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with files.alone(file.with_suffix(".lock"), lambda: say(WAITING)):
-            checked = _read_record(file, shape)
+            checked = _read_record(file, shapes)
             if checked is None:
-                checked = _build(file, splits, resize, shape)
+                checked = _build(file, splits, resizes, shapes)
                 _make_room(folder, file, policy.disk_gib)
             os.utime(file)  # the least recently used file goes first
-            storage = _mapped(file, shape)
+            storage = _mapped(file, _total(shapes))
     except OSError as error:
         raise DataError(
             f"the image cache in {folder} cannot be written: {error.strerror or error}; --image_cache none does without"
@@ -172,29 +200,30 @@ def _on_disk(
     return storage, checked, file
 
 
-def _mapped(file: Path, shape: tuple[int, ...]) -> torch.Tensor:
-    return torch.from_file(str(file), shared=False, size=torch.Size(shape).numel(), dtype=torch.uint8).view(shape)
+def _mapped(file: Path, size: int) -> torch.Tensor:
+    return torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8)
 
 
-def _key(splits: Splits, resize: Resize) -> str:
+def _key(splits: Splits, resizes: dict[str, Resize]) -> str:
     """Digest of everything that the pixels depend on."""
-    resizing = (resize.height, resize.width, resize.interpolation.value)
     versions = (PIL.__version__, torchvision.__version__)
-    return hashlib.blake2b(repr((splits.fingerprint(), resizing, versions)).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(
+        repr((splits.fingerprint(), list(resizes.values()), versions)).encode(), digest_size=16
+    ).hexdigest()
 
 
-def _build(file: Path, splits: Splits, resize: Resize, shape: tuple[int, ...]) -> CheckResult:
+def _build(file: Path, splits: Splits, resizes: dict[str, Resize], shapes: Shapes) -> CheckResult:
     """Write the file, then its record. The caller holds the lock, so one temporary name is enough."""
     _record(file).unlink(missing_ok=True)
-    making, size = file.with_suffix(".tmp"), max(1, torch.Size(shape).numel())
+    making, size = file.with_suffix(".tmp"), _total(shapes)
     with making.open("wb") as out:
-        files.reserve(out, size)  # a full disk shows now, and not as a crash while it is mapped
+        files.reserve(out, max(1, size))  # a full disk shows now, and not as a crash while it is mapped
         storage = torch.from_file(str(making), shared=True, size=size, dtype=torch.uint8)
-        checked = _fill(storage[: torch.Size(shape).numel()].view(shape), splits, resize)
+        checked = _fill(storage, splits, resizes, shapes)
         del storage  # Windows renames no file that is mapped
         os.fsync(out.fileno())  # mapped pages, too
     making.replace(file)
-    files.write_text(_record(file), json.dumps({"shape": shape} | checked.document()))
+    files.write_text(_record(file), json.dumps({"shapes": shapes} | checked.document()))
     return checked
 
 
@@ -202,13 +231,15 @@ def _record(file: Path) -> Path:
     return file.with_suffix(".json")
 
 
-def _read_record(file: Path, shape: tuple[int, ...]) -> CheckResult | None:
+def _read_record(file: Path, shapes: Shapes) -> CheckResult | None:
     """What was found while a finished file was built; None if it is missing, incomplete or of another shape."""
     try:
         content = json.loads(_record(file).read_text(encoding="utf-8"))
-        if content["shape"] != list(shape) or file.stat().st_size != torch.Size(shape).numel():
+        if content["shapes"] != {name: list(shape) for name, shape in shapes.items()}:
             return None
-        return CheckResult.from_document(content, shape[0])
+        if file.stat().st_size != _total(shapes):
+            return None
+        return CheckResult.from_document(content, sum(shape[0] for shape in shapes.values()))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -12,11 +12,9 @@ from data import DataError, shortened
 from data.cache.check import all_images, in_threads
 from data.inspect.duplicates import MOST_PAIRS, connected, near_pairs, picture_bits
 from data.reading.decode import Header, Resize, decode, read_header
+from data.reading.rare import MOST_NAMED, few_validation_images
 from data.reading.repeats import WARNING, across, contradicting, repeated, warnings_about
 from data.reading.splits import Split, Splits, content
-
-FEWEST = 5  # validation images of a class below which its figures mean little
-MOST_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -141,8 +139,4 @@ def _warnings_on_counts(splits: Splits, sound: Sequence[Seen], bad: int) -> list
     names = list(enumerate(splits.label_names))
     if never := [name for index, name in names if not counts["train"][index]]:
         lines.append(f"{WARNING}no training image of {shortened(never, MOST_NAMED)}")
-    few = [f"{name} ({counts['validation'][index]})" for index, name in names if counts["validation"][index] < FEWEST]
-    if few:
-        listed = shortened(few, MOST_NAMED)
-        lines.append(f"{WARNING}fewer than {FEWEST} validation images, so that a class's figures mean little: {listed}")
-    return lines
+    return lines + few_validation_images(splits.label_names, counts["validation"])

@@ -3,12 +3,13 @@
 import itertools
 import math
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data import DataError
+from data.augment import Augment, augmented
 from data.cache.prepared import Kept, Pixels
 from data.plan import IGNORED, Batch, Plan, Sample
 from data.seeds import derive_seed
@@ -58,7 +59,7 @@ class Images(Dataset):
         pixels: Pixels,
         labels: Sequence[int],
         seed: int = 0,
-        augment: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        augment: Augment | None = None,
     ) -> None:
         """`pixels[indices]` is uint8 [n, 3, h, w]; `augment` may change one image [3, h, w] at random."""
         self.pixels, self.labels, self.seed, self.augment = pixels, torch.as_tensor(labels), seed, augment
@@ -79,7 +80,7 @@ class Images(Dataset):
             return self._stand_in()
         pixels = self.pixels[indices]
         if self.augment is not None:
-            pixels = torch.stack([self._augment(image, *sample) for image, sample in zip(pixels, samples, strict=True)])
+            pixels = augmented(self.augment, pixels, self.seed, samples)
         index = torch.tensor(indices, dtype=torch.int64)
         return {"pixel_values": pixels, "labels": self.labels[index], "index": index}
 
@@ -88,13 +89,10 @@ class Images(Dataset):
 
         Its label makes it count for nothing: no loss, no gradient, no metric.
         """
-        return {"pixel_values": self.pixels[[0]], "labels": torch.tensor([IGNORED]), "index": torch.tensor([-1])}
-
-    def _augment(self, image: torch.Tensor, epoch: int, index: int) -> torch.Tensor:
-        # What a random transform draws depends on the sample alone: the same pixels for any number of workers,
-        # and after a resume. The generator itself, because torch.manual_seed costs 70 times as much.
-        torch.default_generator.manual_seed(derive_seed(self.seed, "augment", epoch, index))
-        return self.augment(image)
+        pixels = self.pixels[[0]]
+        if self.augment is not None:  # which may change the size
+            pixels = augmented(self.augment, pixels, self.seed, [(0, 0)])
+        return {"pixel_values": pixels, "labels": torch.tensor([IGNORED]), "index": torch.tensor([-1])}
 
 
 class OwnImages(Dataset):

@@ -15,6 +15,7 @@ from data import DataError
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")  # Pillow knows dozens more, each an attack surface
 # A small file can claim a huge picture. Pillow only warns above this size, and only once, so we check ourselves.
 MAX_PIXELS = 89_478_485
+MOST_LONG = 100  # times the shortest edge
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 # Broken metadata does not make an image unusable: its pixels are used as they are.
 warnings.filterwarnings("ignore", message="Corrupt EXIF data")
@@ -32,15 +33,29 @@ UPRIGHT = {
 
 @dataclass(frozen=True)
 class Resize:
-    """The size in pixels that a model takes, and the filter that its checkpoint was trained with."""
+    """The size in pixels that a model takes, and how its checkpoint was trained to be given it."""
 
     height: int
     width: int
     interpolation: InterpolationMode
+    before_crop: tuple[int, ...] | None = None  # shortest edge, or height and width, of which the middle is cut out
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """uint8 [3, any, any] -> uint8 [3, height, width], antialiased; the aspect ratio is not kept (as for ViT)."""
-        return tvf.resize(image, [self.height, self.width], interpolation=self.interpolation, antialias=True)
+        """uint8 [3, any, any] -> uint8 [3, height, width], antialiased; without a crop the aspect ratio is not kept."""
+        if self.before_crop is None:
+            return self._resized(image, [self.height, self.width])
+        larger = self._resized(_less_long(image), list(self.before_crop))
+        top, left = (larger.shape[-2] - self.height) // 2, (larger.shape[-1] - self.width) // 2
+        return larger[..., top : top + self.height, left : left + self.width]
+
+    def _resized(self, image: torch.Tensor, size: list[int]) -> torch.Tensor:
+        return tvf.resize(image, size, interpolation=self.interpolation, antialias=True)
+
+
+def _less_long(image: torch.Tensor) -> torch.Tensor:
+    """The middle of a picture that is far longer than wide: 256 times a line of pixels would fill the memory."""
+    most = MOST_LONG * min(image.shape[-2:])
+    return tvf.center_crop(image, [min(side, most) for side in image.shape[-2:]])
 
 
 def decode(data: bytes, name: str) -> torch.Tensor:

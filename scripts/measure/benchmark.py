@@ -32,7 +32,7 @@ import torch
 from sizes import SIZES, random_batch, random_vit, ready_state, timed_update
 
 from data.sources import load_splits
-from models.vit import load_model
+from models.loading import load_model
 from train.config.schema import RunConfig
 from train.precision import choose_compute
 from train.system.compile import compile_model

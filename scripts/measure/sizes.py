@@ -6,7 +6,7 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from data.plan import Batch
-from models.vit import Classifier
+from models.classifier import Classifier
 from train.config.schema import RecipeConfig, RunConfig
 from train.loop import train_step
 from train.precision import Precision, choose_compute

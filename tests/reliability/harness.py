@@ -19,7 +19,8 @@ from pathlib import Path
 from safetensors import safe_open
 
 from data.reading.leaves import LABEL_NAMES
-from models.vit import Classifier, load_model
+from models.classifier import Classifier
+from models.loading import load_model
 from tests.running import TIMES, records
 from train.checkpoint.folder import list_checkpoints
 from train.checkpoint.manifest import OPTIMIZER, STATE

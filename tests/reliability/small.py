@@ -3,7 +3,7 @@
 import torch
 from transformers import ViTConfig, ViTForImageClassification
 
-from models.vit import Classifier
+from models.classifier import Classifier
 from tests.making import make_optimizer, make_schedule
 from train.precision import Precision
 from train.state import Best, TrainState

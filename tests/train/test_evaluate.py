@@ -10,7 +10,7 @@ from data.reading.decode import Resize
 from data.reading.leaves import table
 from data.reading.splits import Split
 from data.sources import load_splits
-from models.vit import load_model
+from models.loading import load_model
 from train.config.metrics import choose_metric, metric_names
 from train.errors import ConfigError
 from train.evaluate import evaluate, of_first_classes
@@ -92,6 +92,7 @@ def test_of_a_model_with_more_classes_the_averages_are_over_those_with_images():
         assert found.values[name] == everything.values[name]
     assert found.values["accuracy"] == pytest.approx(3 / 6)
     assert found.values["recall_macro"] == pytest.approx((2 / 3 + 1 / 3) / 2)
+    assert found.values["balanced_accuracy"] == pytest.approx(everything.values["balanced_accuracy"])
     assert found.values["precision_macro"] == pytest.approx((2 / 3 + 1) / 2)
     assert found.values["f1_macro"] == pytest.approx((2 / 3 + 1 / 2) / 2)
     assert set(found.values) == set(metric_names(["a", "b", "c"]))
@@ -110,7 +111,7 @@ def test_any_logged_metric_can_choose_the_best_and_no_other():
     assert choose_metric("recall/healthy", None, NAMES) == ("recall/healthy", True)
     assert choose_metric("loss", True, NAMES) == ("loss", True)
     assert set(metrics_at(32, samples=6).values) == set(metric_names(NAMES))
-    with pytest.raises(ConfigError, match="choose from loss, accuracy, f1_macro"):
+    with pytest.raises(ConfigError, match="choose from loss, accuracy, balanced_accuracy, f1_macro"):
         choose_metric("acuracy", None, NAMES)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from data.loading.loader import Images
 from data.pipeline import LoadingOptions, dataset_pipeline
 from data.plan import Plan
-from models.vit import load_model
+from models.loading import load_model
 from tests.making import make_optimizer, make_schedule
 from train.config.schema import RecipeConfig
 from train.errors import NonFiniteError

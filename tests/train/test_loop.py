@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from data.plan import Plan
-from models.vit import load_model
+from models.loading import load_model
 from tests.making import make_optimizer, make_state
 from train import precision as precision_module
 from train.errors import NonFiniteError

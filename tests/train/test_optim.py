@@ -6,7 +6,9 @@ import torch
 from torch import nn
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 
-from models.vit import load_model
+from models.family import FAMILIES
+from models.loading import load_model
+from tests.checkpoints import small_checkpoint
 from tests.making import make_optimizer, make_schedule
 from train.errors import ConfigError
 from train.optim import parameter_groups
@@ -187,6 +189,13 @@ def test_what_is_read_from_source_is_what_an_import_finds():
         for name, defaults in found.items():
             assert list(defaults) == list(expected[name])
             assert all(value in (..., expected[name][key]) for key, value in defaults.items()), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_muon_moves_the_matrices_of_the_blocks_of_every_family(family, tmp_path):
+    model = load_model(str(small_checkpoint(family, tmp_path / "model")), ["a", "b", "c"]).model
+    by_muon = {id(p) for group in make_optimizer(model, "muon").muon.param_groups for p in group["params"]}
+    assert by_muon == {id(p) for p in model.blocks.parameters() if p.ndim == 2}
 
 
 def test_muon_moves_matrices_and_adamw_the_rest(vit):

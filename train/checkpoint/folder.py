@@ -15,8 +15,16 @@ from typing import Any
 from safetensors.torch import save_file
 
 from data import files
-from models.vit import save_model
-from train.checkpoint.manifest import OPTIMIZER, STATE, CheckpointError, read_manifest, verify, write_manifest
+from models.saving import save_model
+from train.checkpoint.manifest import (
+    OPTIMIZER,
+    RAW_WEIGHTS,
+    STATE,
+    CheckpointError,
+    read_manifest,
+    verify,
+    write_manifest,
+)
 from train.checkpoint.snapshot import Snapshot, take_snapshot
 from train.state import TrainState
 
@@ -82,6 +90,8 @@ class CheckpointFolder:
             building.mkdir()
             save_model(snapshot.model, building, snapshot.weights)
             save_file(snapshot.optimizer, building / OPTIMIZER, metadata={"format": "pt"})
+            if snapshot.raw_weights:
+                save_file(snapshot.raw_weights, building / RAW_WEIGHTS, metadata={"format": "pt"})
             (building / STATE).write_text(json.dumps(snapshot.document, indent=1) + "\n", "utf-8", newline="\n")
             write_manifest(building, self.run_id, snapshot.step, self.identity)
             if target.exists():  # the run resumed from an earlier checkpoint and has reached this step again

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from data import files
-from models.vit import PROCESSOR_FILE, WEIGHTS_FILE
+from models.preprocessing import PROCESSOR_FILE
+from models.saving import WEIGHTS_FILE
 
 MANIFEST, STATE, OPTIMIZER = "manifest.json", "state.json", "optimizer.safetensors"
+RAW_WEIGHTS = "raw.safetensors"  # with --ema: what training goes on from; the model's own file has their average
 MODEL_FILES = (WEIGHTS_FILE, "config.json", PROCESSOR_FILE)
 
 

@@ -11,14 +11,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from models.vit import read_weights
-from train.checkpoint.manifest import OPTIMIZER, STATE, CheckpointError, read_manifest
+from models.saving import read_weights
+from train.checkpoint.manifest import OPTIMIZER, RAW_WEIGHTS, STATE, CheckpointError, read_manifest
 from train.checkpoint.serialize import pack_optimizer, unpack_optimizer
 from train.distributed.parallel import full_tensor, load_full_state_dict
 from train.errors import is_out_of_memory
 from train.state import PARTS, TrainState
 
-COUNTERS = ("step", "skipped", "losses_since_log")
+COUNTERS = ("step", "skipped", "losses_since_log", "evaluations_since_best")
+YOUNGER = {"evaluations_since_best": 0, "ended": ""}  # than the first checkpoints, which had these values
 LOSSES = ("loss_since_log", "loss_total")
 STRANGE = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)  # raised by JSON of another form
 
@@ -30,17 +31,18 @@ class Snapshot:
     step: int
     best_step: int | None
     model: nn.Module  # knows how its weights are saved
-    weights: dict[str, torch.Tensor]
+    weights: dict[str, torch.Tensor]  # that were evaluated
+    raw_weights: dict[str, torch.Tensor]  # that training goes on from, if those are their average; else none
     optimizer: dict[str, torch.Tensor]
     document: dict[str, Any]  # of state.json
 
     def on_cpu(self) -> "Snapshot":
         """A copy in CPU memory, which training no longer changes."""
-        weights, optimizer = (
+        weights, raw_weights, optimizer = (
             {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
-            for tensors in (self.weights, self.optimizer)
+            for tensors in (self.weights, self.raw_weights, self.optimizer)
         )
-        return replace(self, weights=weights, optimizer=optimizer)
+        return replace(self, weights=weights, raw_weights=raw_weights, optimizer=optimizer)
 
 
 def take_snapshot(state: TrainState, log_bytes: int) -> Snapshot:
@@ -48,14 +50,16 @@ def take_snapshot(state: TrainState, log_bytes: int) -> Snapshot:
     tensors, optimizer = pack_optimizer(state.optimizer)
     document: dict[str, Any] = {name: getattr(state, name) for name in COUNTERS}
     document |= {name: getattr(state, name).item() for name in LOSSES}
+    document["ended"] = state.ended
     document["best"] = {"value": state.best.value, "step": state.best.step}
     document["log_bytes"] = log_bytes
     document["seconds"] = dict(state.seconds)
     document["scaler"] = state.precision.scaler.state_dict()
     document["scheduler"] = state.schedule.state_dict()
     document["optimizer"] = optimizer
-    weights = {name: full_tensor(value) for name, value in state.raw_model.state_dict().items()}
-    return Snapshot(state.step, state.best.step, state.raw_model, weights, tensors, document)
+    weights = {name: full_tensor(value) for name, value in state.evaluated_model.state_dict().items()}
+    raw_weights = {} if state.average is None else state.raw_model.state_dict()
+    return Snapshot(state.step, state.best.step, state.raw_model, weights, raw_weights, tensors, document)
 
 
 def restore(state: TrainState, checkpoint: Path, weights_loaded: bool = False) -> int:
@@ -69,13 +73,15 @@ def restore(state: TrainState, checkpoint: Path, weights_loaded: bool = False) -
     Raises:
         CheckpointError: the checkpoint is of another optimizer or schedule, or holds what no run writes.
     """
-    document = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    document = YOUNGER | json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
     try:
         _check(document, read_manifest(checkpoint)["step"])
     except STRANGE as error:
         raise CheckpointError(f"{checkpoint}: its {STATE} is not of a run: {error}") from error
     if not weights_loaded:
         load_full_state_dict(state.raw_model, read_weights(state.raw_model, checkpoint))
+    if state.average is not None:
+        _restore_average(state, checkpoint, document)
     # The schedule first: replaying it changes learning rates, which the optimizer's saved ones then replace.
     state.schedule.load_state_dict(document["scheduler"])
     try:
@@ -89,9 +95,22 @@ def restore(state: TrainState, checkpoint: Path, weights_loaded: bool = False) -
         setattr(state, name, document[name])
     for name in LOSSES:
         getattr(state, name).fill_(document[name])
+    state.ended = document["ended"]
     state.seconds |= document["seconds"]
     state.best.value, state.best.step = document["best"]["value"], document["best"]["step"]
     return document["log_bytes"]
+
+
+def _restore_average(state: TrainState, checkpoint: Path, document: dict[str, Any]) -> None:
+    """The average is what the checkpoint has as the model; the weights that it averages lie beside it."""
+    state.average.module.load_state_dict(state.raw_model.state_dict())
+    state.average.n_averaged.fill_(document["step"] - document["skipped"])
+    try:
+        state.raw_model.load_state_dict(load_file(checkpoint / RAW_WEIGHTS))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(f"{checkpoint}: its {RAW_WEIGHTS} does not fit: {error}") from error
 
 
 def _check(document: Any, step: Any) -> None:
@@ -115,6 +134,8 @@ def _check(document: Any, step: Any) -> None:
         raise ValueError("a loss, a metric, a scale or a time is not finite")
     if not document["seconds"].keys() <= set(PARTS) or min(document["seconds"].values(), default=0) < 0:
         raise ValueError(f"its seconds are not those of {', '.join(PARTS)}")
+    if type(document["ended"]) is not str:
+        raise TypeError("why it ended is no text")
     if document["step"] != step:
         raise ValueError(f"it is of update {document['step']}, and its manifest of {step}")
     if (best["step"] is None) != (best["value"] is None):

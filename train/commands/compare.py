@@ -4,7 +4,6 @@ import json
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 
-from train.config.cli import checked_tokens
 from train.config.flags import Parser
 from train.errors import ConfigError
 from train.recipes.report import METRICS, compare, lines
@@ -35,7 +34,7 @@ def run(arguments: Sequence[str], _: Signals) -> None:
     parser.add_argument("--metric", choices=METRICS, default=METRICS[0], help="balanced_accuracy: mean over classes.")
     parser.add_argument("--json", action="store_true", help="Print the comparison as JSON, and nothing else.")
     parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
-    values = parser.parse_args(checked_tokens(list(arguments)))
+    values = parser.parse_args(list(arguments))
     if not values.runs:
         raise ConfigError("plainloop compare: name the folders of runs")
     document = compare(read_recipes(values.runs), values.metric)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data import files
-from train.config.cli import checked_tokens
-from train.config.flag_file import file_tokens
-from train.config.flags import Parser, add_flag, unknown_flags
+from train.config.cli import problems, read_flags
+from train.config.flags import Parser, add_flag, no_such_flag
+from train.config.given import TYPED
 from train.config.record import dataset_stem
 from train.config.schema import AugmentConfig, Config, DataConfig, ModelConfig, RecipeConfig, RunConfig
 from train.distributed.env import world_size
@@ -22,7 +22,7 @@ from train.system.signals import Signals
 if TYPE_CHECKING:
     from data.inspect.survey import Seen
     from data.reading.splits import Splits
-    from models.vit import Classifier
+    from models.classifier import Classifier
     from train.precision import Precision
 
 JSON, HTML = "inspect.json", "inspect.html"
@@ -40,7 +40,7 @@ DATA_FLAGS = (
     ),
     *("max_train_samples", "max_eval_samples", "seed", "split_seed", "cache_dir"),
 )
-FLAGS_HERE = (*DATA_FLAGS, "model", "output_dir", "device", "precision", "debug")
+FLAGS_HERE = (*DATA_FLAGS, "model", "model_revision", "output_dir", "device", "precision", "debug")
 HELP = {
     "model": "Folder of a run or checkpoint trained on these classes: lists labels that it contradicts.",
     "output_dir": "Folder for inspect.json and inspect.html: new, empty, or of an earlier inspection, which is"
@@ -59,10 +59,6 @@ def main(arguments: list[str]) -> int:
 
 def parse(arguments: Sequence[str]) -> Config:
     """The flags; ConfigError for one that is wrong or missing."""
-    typed, from_file = list(arguments), []
-    if typed and not typed[0].startswith("-"):
-        wanted = tuple(f"--{name}=" for name in DATA_FLAGS)
-        from_file = [token for token in file_tokens(typed.pop(0)) if token.startswith(wanted)]
     parser = Parser(
         prog="plainloop inspect",
         usage="plainloop inspect [CONFIG.yaml] --dataset X [--model RUN] [--flag value ...]",
@@ -74,16 +70,21 @@ def parse(arguments: Sequence[str]) -> Config:
         for item in fields(section):
             if item.name in FLAGS_HERE:
                 add_flag(parser, section, item, HELP.get(item.name))
-    values, unknown = parser.parse_known_args(checked_tokens(from_file + typed))
-    if unknown:
-        raise ConfigError("; ".join(unknown_flags(unknown, FLAGS_HERE)))
+    flags = read_flags(parser, arguments)
+    flags.given = {name: given for name, given in flags.given.items() if given.source == TYPED or name in DATA_FLAGS}
+    for name in [name for name in flags.given if name not in FLAGS_HERE]:
+        given = flags.take(name)
+        flags.refuse(f"--{given.spelled}", no_such_flag(given.spelled, FLAGS_HERE))
+    if found := problems(parser, flags):
+        raise ConfigError("; ".join(found))
+    values = parser.parse_args(flags.tokens())
     if not values.dataset:
         raise ConfigError("--dataset: name one")
     sections = (
         section(**{name: value for name, value in vars(values).items() if name in section.__dataclass_fields__})
         for section in (RunConfig, DataConfig, ModelConfig)
     )
-    return Config(*sections, AugmentConfig(), RecipeConfig())
+    return Config(*sections, AugmentConfig(), RecipeConfig(), notes=flags.all_notes())
 
 
 def run(arguments: Sequence[str], _: Signals) -> None:
@@ -102,6 +103,8 @@ def run(arguments: Sequence[str], _: Signals) -> None:
     from train.setup.inputs import is_offline, load_classifier, load_data
     from train.system.console import say
 
+    for note in config.notes:
+        say(note)
     offline = is_offline(config)
     splits = load_data(config, offline)
     if config.model.model:
@@ -163,9 +166,8 @@ def classified(
     import torch
 
     from data.inspect.survey import look
-    from data.reading.decode import Resize
+    from train.setup.inputs import resize_for
 
-    wanted = model.preprocessing
     model.eval()
     seen, probabilities = [], []
     waiting: dict[int, torch.Tensor] = {}
@@ -177,7 +179,7 @@ def classified(
             probabilities[position] = row
         waiting.clear()
 
-    for image, pixels in look(splits, Resize(wanted.height, wanted.width, wanted.interpolation)):
+    for image, pixels in look(splits, resize_for(model)):
         seen.append(image)
         probabilities.append(None)
         if pixels is not None:

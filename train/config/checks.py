@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from train.config.metrics import PER_CLASS, choose_metric
+from train.config.early_end import parse_early_end
+from train.config.metrics import PER_CLASS, check_metric
 from train.config.schema import Config, RecipeConfig
 from train.errors import ConfigError
 from train.optimizers.arguments import refusals_of
@@ -32,8 +33,13 @@ def check_flags(config: Config) -> list[str]:
             )
         notes.append(f"schedule: {recipe.lr_scheduler_type} has no warm-up, so the preset's is left out")
         recipe.warmup_steps = 0
-    if recipe.metric_for_best_model.removeprefix("eval_").split("/")[0] not in PER_CLASS:  # needs the class names
-        choose_metric(recipe.metric_for_best_model, recipe.greater_is_better, [])
+    early_end = parse_early_end(recipe.early_stopping_patience, recipe.until, recipe.max_time)
+    chosen = {"metric_for_best_model": recipe.metric_for_best_model.removeprefix("eval_")}
+    if early_end.until is not None:
+        chosen["until"] = early_end.until[0]
+    for flag, name in chosen.items():
+        if name.split("/")[0] not in PER_CLASS:  # those need the class names
+            check_metric(flag, name, [])
     return notes
 
 

@@ -5,17 +5,18 @@ file is checked and converted like one on the command line.
 """
 
 import shlex
-from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from train.config.flag_file import as_tokens, file_tokens, refuse_secrets
-from train.config.flags import Parser, build_parser, unknown_flags
+from train.config.flag_file import as_tokens, file_flags, refuse_secrets
+from train.config.flags import Parser, build_parser
+from train.config.given import FILE, TYPED, Flags, Given, token
 from train.config.presets import PRESETS, choose_preset
 from train.config.record import check_output_dir, find_run, is_run, read_record
-from train.config.schema import FLAGS, IMPORTS_CODE, OF_THE_START, SECTIONS, Config
+from train.config.schema import IMPORTS_CODE, OF_THE_START, SECTIONS, Config
+from train.config.trainer_flags import script_defaults, translate
 from train.distributed.env import is_restart, may_restart, world_size
 from train.errors import ConfigError
 from train.system import hub
@@ -27,46 +28,86 @@ def parse(argv: Sequence[str]) -> Config:
     Raises:
         ConfigError: an unknown flag, a wrong value, or a file that cannot be read.
     """
-    typed, from_file = list(argv), []
-    if argv and not argv[0].startswith("-"):
-        typed, from_file = list(argv[1:]), file_tokens(argv[0])
-    tokens = checked_tokens(from_file + typed)
-    named = {token[2:].split("=")[0] for token in tokens if token.startswith("--")}
-    if is_restart() and "resume_from_checkpoint" not in named:
-        tokens.append("--resume_from_checkpoint=auto")
-    if "cache_dir" in named:
-        hub.move_caches(_value(tokens, "cache_dir"))
     parser = build_parser()
-    asked = _values(parser, tokens)  # for the preset and the record, whose values are then the defaults
+    flags = read_flags(parser, argv)
+    if is_restart() and "resume_from_checkpoint" not in flags.given:
+        flags.given["resume_from_checkpoint"] = Given("auto", "resume_from_checkpoint", TYPED)
+    _refuse_problems(parser, flags)
+    tokens, named = flags.tokens(), set(flags.given)
+    asked = parser.parse_args(tokens)  # for the preset and the record, whose values are then the defaults
+    if asked.cache_dir is not None:
+        hub.move_caches(asked.cache_dir)
 
     record = find_run(asked.output_dir, asked.resume_from_checkpoint, asked.dataset)
-    stored = _stored(parser, record) if record else {}
+    stored, notes, by_the_script = _stored(parser, record) if record else {}, flags.all_notes(), {}
     if stored and "preset" not in named:
         preset, reason = stored["preset"], f"as recorded in {record.parent}, which is continued"
+    elif flags.script and "preset" not in named:
+        preset, reason = "trainer", f"the Trainer's defaults, as --{flags.script} is a flag of its script"
+        by_the_script = script_defaults(named, notes)
     else:
         preset, reason = choose_preset(asked.preset, named, asked.cache_dir)
     remembered = {name: value for name, value in stored.items() if name not in OF_THE_START}
-    defaults = PRESETS[preset] | remembered
-    parser.set_defaults(**defaults)
-    values = vars(_values(parser, tokens))
+    parser.set_defaults(**PRESETS[preset] | by_the_script | remembered)
+    values = vars(parser.parse_args(tokens))
     sections = [section(**{f.name: values[f.name] for f in fields(section)}) for section in SECTIONS]
-    config = Config(*sections, reason, sorted(named), record is not None)
+    config = Config(*sections, reason, sorted(named), record is not None, notes)
     config.run.preset = preset
     if record and config.run.output_dir is None:
         config.run.output_dir = str(record.parent)
-    _refuse_code(values, vars(_values(build_parser(), list(map(_spelled, typed)))), record or (argv or [""])[0])
+    _refuse_code(values, flags, record or (argv or [""])[0])
     _check_together(config)
     return config
 
 
-def checked_tokens(tokens: list[str]) -> list[str]:
-    """Flags as the parser knows them; ConfigError for what no flag may hold."""
+def read_flags(parser: Parser, argv: Sequence[str]) -> Flags:
+    """The flags of a command line, and of the file that it may begin with, in our names.
+
+    Raises:
+        ConfigError: the file cannot be read, or there is what no flag may hold.
+    """
+    typed, path = list(argv), None
+    if typed and not typed[0].startswith("-"):
+        path = typed.pop(0)
+    if {"-h", "--help"} & set(typed):
+        parser.parse_args(["--help"])  # which exits
+    from_file = file_flags(path) if path else {}
+    _check_texts([*typed, *as_tokens(from_file)])
+    return translate(typed, from_file, path)
+
+
+def problems(parser: Parser, flags: Flags) -> list[str]:
+    """Everything that is wrong with single flags: what was refused, and what argparse says of each."""
+    found = flags.problems()
+    try:
+        parser.parse_args(flags.tokens())
+    except ConfigError:  # names the first that is wrong
+        for name, given in flags.given.items():
+            try:
+                parser.parse_args([token(name, given)])
+            except ConfigError as error:
+                found.append(str(error).replace(f"--{name}", f"--{given.spelled}", 1))
+    return found
+
+
+def _refuse_problems(parser: Parser, flags: Flags) -> None:
+    """All of them in one answer, a used folder included."""
+    found, output = problems(parser, flags), flags.given.get("output_dir")
+    if found and output and "resume_from_checkpoint" not in flags.given:
+        try:
+            check_output_dir(output.value, resuming=False)
+        except ConfigError as error:
+            found.append(str(error))
+    if found:
+        raise ConfigError("; ".join(found))
+
+
+def _check_texts(tokens: list[str]) -> None:
     if dashes := [token for token in tokens if token == "--" or token.endswith("=--")]:
         raise ConfigError(f"{dashes[0]}: -- has no meaning here")  # argparse would make an empty list of it
     if strange := [token for token in tokens if not _is_utf8(token)]:
         raise ConfigError(f"{strange[0]!a}: is not UTF-8, as this terminal passes it; set PYTHONUTF8=1, or rename it")
     refuse_secrets(tokens)
-    return list(map(_spelled, tokens))
 
 
 def _check_together(config: Config) -> None:
@@ -81,6 +122,8 @@ def _check_together(config: Config) -> None:
             raise ConfigError(f"--{given[0]}: a subset cannot be drawn from a stream; leave it, or --streaming")
         if config.run.fsdp:
             raise ConfigError("--fsdp true: processes get unequal parts of a stream; leave it, or --streaming")
+        if config.augment.class_weights == "balanced" or config.augment.sampler == "balanced":
+            raise ConfigError("--streaming: how many images a class has is not known, so nothing can be balanced")
         if config.data.skip_bad_images:
             raise ConfigError("--skip_bad_images: a stream is not read beforehand; leave it, or --streaming")
     if config.run.several:
@@ -89,6 +132,8 @@ def _check_together(config: Config) -> None:
                 "--seeds and --sweep: start a process for each run, one after another; leave torchrun out"
             )
         return  # train/recipes/ checks the rest
+    if config.recipe.ema is not None and config.run.fsdp:
+        raise ConfigError("--ema: does not work with --fsdp, whose weights are spread over the processes")
     resuming = config.run.resume_from_checkpoint is not None
     if may_restart() and not config.run.output_dir:
         raise ConfigError("--output_dir: name one with torchrun --max-restarts, so that a restart finds the run again")
@@ -113,37 +158,18 @@ def _stored(parser: Parser, record: Path) -> dict[str, Any]:
         raise ConfigError(f"{record}: {nested[0]} is a list or a mapping, which no run writes")
     refuse_secrets(as_tokens(stored))
     try:
-        values = vars(_values(parser, as_tokens(stored)))
+        values = vars(parser.parse_args(as_tokens(stored)))
     except ConfigError as error:
         raise ConfigError(f"{record}: {error}") from error
     return {name: values[name] for name in stored} | {"preset": preset}
 
 
-def _refuse_code(values: dict[str, Any], typed: dict[str, Any], source: Path | str) -> None:
+def _refuse_code(values: dict[str, Any], flags: Flags, source: Path | str) -> None:
     """A class to import must stand on the command line: a record or a file may come from somebody else."""
     for name in IMPORTS_CODE:
-        if ":" in values[name] and typed[name] != values[name]:
+        if ":" in values[name] and (name not in flags.given or flags.given[name].source == FILE):
             flag = shlex.join([f"--{name}", values[name]])
             raise ConfigError(f"{source}: names code to import, {values[name]}; if you trust it, add {flag}")
-
-
-def _values(parser: Parser, tokens: list[str]) -> Namespace:
-    values, unknown = parser.parse_known_args(tokens)
-    if unknown:
-        raise ConfigError("; ".join(unknown_flags(unknown)))
-    return values
-
-
-def _spelled(token: str) -> str:
-    """A flag as the parser knows it: `--max-steps` -> `--max_steps`, `--no_async_save` -> `--async_save=false`."""
-    if not token.startswith("--"):
-        return token
-    name, equals, value = token[2:].partition("=")
-    name = name.replace("-", "_")
-    positive = name.removeprefix("no_")
-    if name not in FLAGS and positive in FLAGS and isinstance(FLAGS[positive].default, bool) and not equals:
-        return f"--{positive}=false"
-    return f"--{name}{equals}{value}"
 
 
 def _is_utf8(text: str) -> bool:
@@ -153,11 +179,3 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _value(tokens: list[str], name: str) -> str:
-    for token, following in zip(tokens, [*tokens[1:], ""], strict=True):
-        flag, _, value = token.partition("=")
-        if flag == f"--{name}":
-            return value or following
-    return ""

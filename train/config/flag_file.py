@@ -1,4 +1,4 @@
-"""Flags in a YAML or JSON file, as tokens of a command line. Every value is the text that stands there.
+"""Flags in a YAML or JSON file. Every value is the text that stands there.
 
 YAML's own types are not used: it would make False of `off`, a date of `2026-01-01`, and of an alias a copy without end.
 """
@@ -11,17 +11,15 @@ from typing import Any
 import yaml
 
 from data.addresses import refusal
-from train.config.flags import unknown_flags
-from train.config.schema import FLAGS
 from train.errors import ConfigError
 
 
-def file_tokens(path: str) -> list[str]:
-    """A file of lines `name: value`, as `--name=value` each. `null` is "not given", as in the record of a run.
+def file_flags(path: str) -> dict[str, str]:
+    """A file of lines `name: value`. `null` is "not given", as in the record of a run.
 
     Raises:
-        ConfigError: the file cannot be read, is no such list, names a flag twice or one that does not exist, or has an
-            alias (`*name`) or a tag (`!!name`).
+        ConfigError: the file cannot be read, is no such list, names a flag twice, or has an alias (`*name`) or a tag
+            (`!!name`).
     """
     refuse_secrets([path])
     try:
@@ -37,17 +35,15 @@ def file_tokens(path: str) -> list[str]:
         node = yaml.compose(text)
         if not isinstance(node, yaml.MappingNode):
             raise ConfigError(f"{path}: must hold lines of the form `learning_rate: 3e-5`")
-        pairs = [(str(key.value), value) for key, value in node.value]
+        pairs = [(str(key.value).replace("-", "_"), value) for key, value in node.value]
         values = {name: _text(value) for name, value in pairs}
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path}: is not YAML: {_reason(error)}") from None  # whose text repeats the line
     refuse_secrets([f"{name}={value}" for name, value in values.items()])
-    if unknown := list(unknown_flags([f"--{name}" for name in values if name not in FLAGS])):
-        raise ConfigError(f"{path}: {'; '.join(unknown)}")
     names = [name for name, _ in pairs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"{path}: names {', '.join(twice)} twice; keep one line")
-    return as_tokens(values)
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def refuse_secrets(tokens: Iterable[str]) -> None:

@@ -4,7 +4,7 @@ import argparse
 import difflib
 import types
 import typing
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import Field, fields
 from typing import Any, NoReturn
 
@@ -13,8 +13,10 @@ from train.config.schema import FLAGS, SECTIONS
 from train.errors import ConfigError
 
 DESCRIPTION = """Fine-tune a Vision Transformer for image classification. Flags may also stand in a YAML or JSON file;
-flags on the command line override it, and both override the preset. What a preset sets is shown in brackets."""
+flags on the command line override it, and both override the preset. What a preset sets is shown in brackets. The flags
+of the Hugging Face Trainer are understood, too."""
 
+SWITCH_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 SWITCHED_ON = {name for name, item in FLAGS.items() if item.default is True}
 
 
@@ -94,19 +96,12 @@ def _count_or_epoch(text: str) -> int | str:
 
 
 def _boolean(text: str) -> bool:
-    known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if text.lower() not in known:
+    if text.lower() not in SWITCH_WORDS:
         raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return known[text.lower()]
+    return SWITCH_WORDS[text.lower()]
 
 
-def unknown_flags(tokens: list[str], known: Collection[str] = FLAGS.keys()) -> Iterator[str]:
-    """What is wrong with tokens that belong to no flag; the value of an unknown flag is not counted again."""
-    value_of_unknown = False
-    for token in tokens:
-        if token.startswith("--"):
-            close = difflib.get_close_matches(token.split("=")[0].lstrip("-"), known, n=1)
-            yield f"{token}: no such flag; {f'did you mean --{close[0]}?' if close else '--help lists every flag'}"
-        elif not value_of_unknown:
-            yield f"{token}: belongs to no flag; flags begin with --"
-        value_of_unknown = token.startswith("--") and "=" not in token
+def no_such_flag(name: str, known: Collection[str] = FLAGS.keys()) -> str:
+    """What to say of an unknown flag."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"no such flag; {f'did you mean --{close[0]}?' if close else '--help lists every flag'}"

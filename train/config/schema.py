@@ -312,6 +312,7 @@ class Config:
     preset_reason: str = ""  # why this preset: printed in the first line of a run, and recorded
     named: list[str] = field(default_factory=list)  # flags that were given, not taken from defaults or a preset
     continues: bool = False  # a run that has a record
+    notes: list[str] = field(default_factory=list)  # on flags of the Trainer: printed at the start, and recorded
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> Self:

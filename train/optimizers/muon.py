@@ -30,6 +30,10 @@ class MuonWithAdamW(torch.optim.Optimizer):
         }
         inner = _part(groups, lambda parameter: parameter in hidden)
         outer = _part(groups, lambda parameter: parameter not in hidden)
+        if not inner:
+            raise ConfigError(
+                "--optim muon: is for matrices inside the encoder, all of which --freeze keeps; try adamw"
+            )
         try:
             self.muon = torch.optim.Muon(inner, lr=learning_rate, **({"adjust_lr_fn": "match_rms_adamw"} | options))
         except (TypeError, ValueError) as error:

@@ -97,7 +97,7 @@ def schedule_by_name(
             scheduler = get_scheduler(owner, optimizer, warmup, total_updates, options)
         else:
             cls = import_class("lr_scheduler_type", name) if ":" in name else getattr(lr_scheduler, owner)
-            given = _run_length(takes, total_updates) | _peak(takes, optimizer.param_groups[0]["lr"])
+            given = _run_length(takes, total_updates) | _peak(takes, [group["lr"] for group in optimizer.param_groups])
             scheduler = cls(optimizer, **(given | options))
     return Schedule(scheduler, _depends_on_length(owner, takes, options, warmup_steps))
 
@@ -124,9 +124,9 @@ def _run_length(takes: Parameters, total: int) -> dict[str, Any]:
     return filled
 
 
-def _peak(takes: Parameters, peak: float) -> dict[str, Any]:
-    """Required arguments that --learning_rate answers."""
-    known = {"max_lr": peak, "base_lr": peak / 10}
+def _peak(takes: Parameters, peaks: list[float]) -> dict[str, Any]:
+    """Required arguments that --learning_rate answers, for each group."""
+    known = {"max_lr": peaks, "base_lr": [peak / 10 for peak in peaks]}
     return {name: known[name] for name in known.keys() & takes.keys()}
 
 

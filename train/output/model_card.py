@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from data import files
-from train.config.schema import Config
+from train.config.schema import Config, ModelConfig
 from train.state import TrainState
 from train.system import hub
 from train.system.streams import printable
@@ -21,12 +21,13 @@ def write_model_card(
 ) -> None:
     """Write data, recipe, metrics with their interval, and how to load the model."""
     shown = vars(config.recipe) | {"seed": config.run.seed, "precision": decided["precision"]}
+    shown |= {"image_size": config.model.image_size, "freeze": config.model.freeze}
     rows = [(name, *(evaluation[f"eval_{kind}/{name}"] for kind in PER_CLASS)) for name in decided["label_names"]]
     low, high = evaluation["eval_accuracy_wilson_95"]
     card = CARD.format(
         metadata=_metadata(folder, config, evaluation).to_yaml(),
         title=as_text(folder.resolve().name),
-        model=_origin(config.model.model),
+        model=_origin(config.model),
         dataset=as_code(config.data.dataset),
         labels=", ".join(map(as_text, decided["label_names"])),
         step=state.best.step,
@@ -41,8 +42,10 @@ def write_model_card(
     files.write_text(folder / "README.md", card)
 
 
-def _origin(model: str) -> str:
-    return f"{as_code(model)}, {'trained from scratch' if model.startswith('builtin:') else 'fine-tuned'}"
+def _origin(asked: ModelConfig) -> str:
+    revision = f" at {as_code(asked.model_revision)}" if asked.model_revision else ""
+    how = "trained from scratch" if asked.model.startswith("builtin:") else "fine-tuned"
+    return f"{as_code(asked.model)}{revision}, {how}"
 
 
 def as_text(name: str) -> str:

@@ -12,7 +12,8 @@ from data import files
 from data.loading.workers import WorkerError
 from data.pipeline import DataPipeline
 from data.plan import Plan
-from models.vit import Classifier, LoadedModel, load_model
+from models.classifier import Classifier
+from models.loading import LoadedModel, load_model
 from train.checkpoint.best import evaluations, keep_sound_best
 from train.checkpoint.manifest import MODEL_FILES, CheckpointError, verify
 from train.config.record import read_log
@@ -52,16 +53,18 @@ def finish(
     keep_sound_best(folder, state.best, until=state.step)
     if rank() == 0:
         write_trainer_state(folder, state, plan, config.recipe)
-    if stopped or state.step < plan.total_updates:
-        again = resume_command(folder, config.recipe)
-        done = state.step == plan.total_updates
+    done = state.step == plan.total_updates or bool(state.ended)
+    if stopped or not done:
         where = "the last update" if done else f"update {state.step} of {plan.total_updates}"
-        say(f"stopped after {where}; {'to evaluate and export the model' if done else 'to continue'}: {again}")
+        to_what = "to evaluate and export the model" if done else "to continue"
+        say(f"stopped after {where}; {to_what}: {resume_command(folder, config.recipe)}")
         return
+    if state.ended:
+        say(f"ended after update {state.step} of {plan.total_updates}: {state.ended}")
     if state.best.step is None:
         raise RunError(why_no_best(folder, state))
     checkpoint = folder / f"checkpoint-{state.best.step}"
-    model = load_best(checkpoint, config, decided, state, data.label_names)
+    model = _reloaded(checkpoint, config, decided["attention"], state.precision, data.label_names)
     metrics = evaluate(model, data.validation_batches(), state.precision, data.label_names, with_predictions=True)
     check_reevaluation(state.best, metrics)
     on_rank_zero(lambda: export(checkpoint, folder))
@@ -82,12 +85,12 @@ def finish(
     print_summary(folder, config, state, metrics, evaluation)
 
 
-def load_best(
-    checkpoint: Path, config: Config, decided: dict[str, Any], state: TrainState, label_names: list[str]
+def _reloaded(
+    checkpoint: Path, config: Config, attention: str, precision: Precision, label_names: list[str]
 ) -> Classifier:
-    """The best model from its checkpoint, as a user would load it: what was saved is judged, not what is in memory."""
-    options = {"attention": decided["attention"], "dtype": state.precision.dtype}
-    model = load_model(str(checkpoint), label_names, **options).model.to(state.precision.device)
+    """From the checkpoint, as a user would load it: what was saved is judged, not what is in memory."""
+    loaded = load_model(str(checkpoint), label_names, attention=attention, dtype=precision.dtype)
+    model = loaded.model.to(precision.device)
     if config.run.fsdp:
         shard(model, model.blocks)
     return model
@@ -246,6 +249,7 @@ def train_results(state: TrainState, plan: Plan) -> dict[str, float]:
         "train_steps_per_second": state.step / seconds,
         "skipped_updates": state.skipped,
         **{f"{part}_seconds": seconds for part, seconds in state.seconds.items()},
+        **({"ended": state.ended} if state.ended else {}),
     }
 
 

@@ -3,14 +3,14 @@
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from train.config.checks import check_flags
-from train.config.cli import checked_tokens, parse
+from train.config.cli import parse, read_flags
 from train.config.flag_file import as_tokens
-from train.config.flags import unknown_flags
+from train.config.flags import build_parser, no_such_flag
+from train.config.given import TYPED, Flags, split
 from train.config.schema import FLAGS, FREE, Config
 from train.errors import ConfigError
 from train.recipes.runs import OF_THE_DATA
@@ -39,11 +39,11 @@ def make_grid(arguments: list[str], config: Config) -> list[Start]:
     Raises:
         ConfigError: a value cannot be used in one of the runs, or flags do not go together.
     """
-    file = arguments[:1] if arguments and not arguments[0].startswith("-") else []
-    typed = checked_tokens(arguments[len(file) :])
-    _check_typed(typed, config)
-    common = [*file, *_without(typed, {"seeds", "sweep", "output_dir", "resume_from_checkpoint"})]
-    common.append(f"--preset={config.run.preset}")  # chosen once, for all of them
+    flags = read_flags(build_parser(), arguments)
+    _check_given(flags, config)
+    common = _without(arguments, {"seeds", "sweep", "output_dir", "resume_from_checkpoint"})
+    if not flags.script:  # whose flags mean more if no preset is named
+        common.append(f"--preset={config.run.preset}")  # chosen once, for all of them
     seeds, sweep = parse_seeds(config.run.seeds), parse_sweep(config.run.sweep)
     if seeds and config.data.split_seed is None:
         common.append(f"--split_seed={FLAGS['seed'].default}")  # or each seed would be judged on other images
@@ -110,7 +110,7 @@ def parse_sweep(text: str | None) -> dict[str, list[str]]:
 
 def _check_swept(name: str) -> None:
     if name not in FLAGS:
-        raise ConfigError(f"--sweep: {next(unknown_flags([f'--{name}']))}")
+        raise ConfigError(f"--sweep {name}: {no_such_flag(name)}")
     if name == "seed":
         raise ConfigError("--sweep seed: name the seeds in --seeds, which makes one recipe of them")
     if name in LISTS:
@@ -121,8 +121,8 @@ def _check_swept(name: str) -> None:
         raise ConfigError(f"--sweep {name}: changes no bit of the weights, so there would be nothing to compare")
 
 
-def _check_typed(typed: list[str], config: Config) -> None:
-    run, names = config.run, {token[2:].partition("=")[0] for token in typed if token.startswith("--")}
+def _check_given(flags: Flags, config: Config) -> None:
+    run, names = config.run, {name for name, given in flags.given.items() if given.source == TYPED}
     asked = [name for name in ("seeds", "sweep") if getattr(run, name) is not None]
     for name in asked:
         if name not in names:
@@ -139,18 +139,15 @@ def _check_typed(typed: list[str], config: Config) -> None:
         raise ConfigError(f"--resume_from_checkpoint: leave it out; --{asked[0]} continues what is not finished")
 
 
-def _without(tokens: list[str], names: set[str]) -> list[str]:
-    """The tokens without these flags, all of which take a value."""
-    return list(_kept(iter(tokens), names))
-
-
-def _kept(tokens: Iterator[str], names: set[str]) -> Iterator[str]:
-    for token in tokens:
-        name, equals, _ = token.removeprefix("--").partition("=")
-        if not (token.startswith("--") and name in names):
-            yield token
-        elif not equals:
-            next(tokens, None)
+def _without(arguments: list[str], names: set[str]) -> list[str]:
+    """The arguments without these flags."""
+    kept: list[str] = []
+    for name, values in split(arguments):
+        if name is None:
+            kept += values
+        elif name.replace("-", "_") not in names:
+            kept += [f"--{name}={values[0]}", *values[1:]] if values else [f"--{name}"]
+    return kept
 
 
 def _folder_name(parts: list[str]) -> str:

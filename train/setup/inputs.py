@@ -2,29 +2,35 @@
 
 import math
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from data import files
+from data.augment import Augmentation
 from data.cache.prepared import CachePolicy
 from data.cores import usable_cores
 from data.loading.streaming import Streams
 from data.pipeline import DataPipeline, LoadingOptions, stored_pipeline, streamed_pipeline
-from data.plan import Plan, StreamPlan, batches_per_epoch
+from data.plan import Balance, Plan, StreamPlan, batches_per_epoch
 from data.reading.decode import Resize
+from data.reading.rare import few_validation_images, unequal_classes
 from data.reading.repeats import WARNING
 from data.reading.splits import Splits
 from data.reading.tables import DatasetSpec
 from data.sources import load_splits, load_streams
-from models.vit import Classifier, LoadedModel, load_model, names_to_evaluate
+from models.classifier import Classifier
+from models.loading import LoadedModel, load_model, names_to_evaluate
+from models.preprocessing import Preprocessing
 from train.checkpoint import resume
-from train.config.schema import Config, RecipeConfig, RunConfig
+from train.config.schema import AugmentConfig, Config, ModelConfig, RecipeConfig, RunConfig
 from train.distributed.collectives import on_rank_zero
 from train.distributed.env import rank, world_size
 from train.distributed.parallel import shard
 from train.precision import Precision
+from train.setup.intervals import settle_intervals
 from train.system import hub
 from train.system.console import say
 from train.system.device import choose_attention
@@ -53,6 +59,8 @@ def load_inputs(config: Config, precision: Precision, lock: Lock) -> Inputs:
     loaded = load_classifier(config, checkpoint, splits.label_names, precision, offline)
     started = time.perf_counter()
     splits, data = _build_pipeline(config, splits, loaded.model, precision.device)
+    if not run.eval_only:
+        settle_intervals(config, data.plan)
     data = replace(data, fingerprint=resume.fingerprint_as_saved(checkpoint, splits))
     return Inputs(precision, checkpoint, loaded, splits, data, time.perf_counter() - started)
 
@@ -95,41 +103,73 @@ def load_data(config: Config, offline: bool) -> Splits | Streams:
 def load_classifier(
     config: Config, checkpoint: Path | None, label_names: list[str], precision: Precision, offline: bool
 ) -> LoadedModel:
-    """The model on its device, in the precision's dtype."""
-    run, name = config.run, str(checkpoint or files.follow(config.model.model))
+    """The model on its device, in the precision's dtype, with what is frozen in it."""
+    run, asked, name = config.run, config.model, str(checkpoint or files.follow(config.model.model))
     attention = choose_attention(precision.device, precision.name)
-    where = {"cache_dir": run.cache_dir, "offline": offline}
+    where = {"cache_dir": run.cache_dir, "offline": offline, "revision": None if checkpoint else asked.model_revision}
     if run.eval_only:  # the data may have fewer classes than the model
         label_names = names_to_evaluate(name, label_names, **where)
-    options = {"attention": attention, **where}
+    options = {"attention": attention, "image_size": asked.image_size, **where}
     # Loaded as float32 and then widened, so that a new head is the same draw in every precision.
     loaded = load_model(name, label_names, **options)
     if precision.name == "fp64" and not loaded.new_head:  # it may have been saved in float64
         loaded = load_model(name, label_names, dtype=precision.dtype, **options)
     model = loaded.model.to(precision.device)
     model.vit.to(precision.dtype)
-    count = sum(parameter.numel() for parameter in model.parameters())
-    size_text = f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.1f} k"
-    size = model.vit.config.image_size
-    say(f"model: {'; '.join([name, *loaded.notes])}; {size_text} parameters, {size} pixels, {attention} attention")
+    notes = [name, *loaded.notes, *_as_asked(asked, model)]
+    height, width = model.preprocessing.height, model.preprocessing.width
+    size = height if height == width else f"{height} x {width}"
+    say(f"model: {'; '.join(notes)}, {size} pixels, {attention} attention")
     if run.fsdp:
         shard(model, model.blocks)
     return loaded
+
+
+def _as_asked(asked: ModelConfig, model: Classifier) -> list[str]:
+    """Freeze and checkpoint as the flags say; what that is, and the number of parameters, for people to read."""
+    notes = []
+    if asked.gradient_checkpointing:
+        model.recompute_activations()
+        notes.append("activations computed again in the backward pass")
+    count = sum(parameter.numel() for parameter in model.parameters())
+    if asked.freeze is None:
+        return [*notes, f"{_short(count)} parameters"]
+    notes.append(model.freeze(asked.freeze))
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return [*notes, f"{_short(trained)} of {_short(count)} parameters train"]
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.1f} k"
+
+
+def resize_for(model: Classifier) -> Resize:
+    """From an image of any size to what the model takes."""
+    wanted = model.preprocessing
+    return Resize(wanted.height, wanted.width, wanted.interpolation, wanted.before_crop)
 
 
 def _build_pipeline(
     config: Config, splits: Splits | Streams, model: Classifier, device: torch.device
 ) -> tuple[Splits | Streams, DataPipeline]:
     data, recipe, run = config.data, config.recipe, config.run
-    wanted = model.preprocessing
-    resize = Resize(wanted.height, wanted.width, wanted.interpolation)
+    resize = resize_for(model)
+    augmentation = _augmentation(config.augment, model.preprocessing)
+    balance = Balance if config.augment.sampler == "balanced" else lambda labels: None
     if isinstance(splits, Streams):
         sizes = "images read while training"
         asked = data.dataloader_num_workers
         threads = usable_cores() if asked == "auto" else max(1, int(asked))
         plan = make_stream_plan(recipe, splits.train.samples, run)
         pipeline = streamed_pipeline(
-            splits, plan, resize, device, recipe.per_device_eval_batch_size, threads, data.shuffle_buffer
+            splits,
+            plan,
+            resize,
+            device,
+            recipe.per_device_eval_batch_size,
+            threads,
+            data.shuffle_buffer,
+            augmentation,
         )
     else:
         policy = CachePolicy(
@@ -140,14 +180,16 @@ def _build_pipeline(
         )
         splits, pipeline = stored_pipeline(
             splits,
-            lambda samples: make_plan(recipe, samples, run, data.dataloader_drop_last),
+            lambda labels: make_plan(recipe, len(labels), run, data.dataloader_drop_last, balance(labels)),
             resize,
             device,
             policy,
             options,
             data.skip_bad_images,
             say,
+            augmentation,
         )
+        splits.notes.extend(_on_rare_classes(splits, recipe.metric_for_best_model))
         sizes = f"{len(splits.train)} training and {len(splits.validation)} validation images"
     for note in splits.notes:
         say(note if note.startswith(WARNING) else f"data: {note}")
@@ -158,13 +200,36 @@ def _build_pipeline(
     return splits, pipeline
 
 
-def make_plan(recipe: RecipeConfig, samples: int, run: RunConfig, drop_last: bool = False) -> Plan:
+def _augmentation(augment: AugmentConfig, wanted: Preprocessing) -> Augmentation:
+    mean = wanted.mean or (0.0, 0.0, 0.0)
+    fill = tuple(round(value / wanted.rescale_factor) for value in mean)
+    crop, erasing = augment.random_resized_crop, augment.random_erasing
+    return Augmentation(augment.augment, augment.augment_magnitude, crop, erasing, fill)
+
+
+def _on_rare_classes(splits: Splits, metric: str) -> list[str]:
+    """What figures of rare classes are worth, for people to read."""
+    names, unequal = splits.label_names, unequal_classes(splits)
+    notes = few_validation_images(names, Counter(splits.validation.labels))
+    if unequal and metric.removeprefix("eval_") in ("loss", "accuracy"):
+        notes.append(
+            f"classes are unequal ({unequal[0]}, {unequal[1]} training images), and {metric} hides the rare ones;"
+            " --metric_for_best_model balanced_accuracy counts all alike"
+        )
+    return notes
+
+
+def make_plan(
+    recipe: RecipeConfig, samples: int, run: RunConfig, drop_last: bool = False, balance: Balance | None = None
+) -> Plan:
     """The plan for a data set of known size; updates are counted as the Trainer counts them."""
     batch_size, accumulation = recipe.per_device_train_batch_size, recipe.gradient_accumulation_steps
     batches = batches_per_epoch(samples, batch_size * world_size(), drop_last)
     updates_per_epoch = math.ceil(batches / accumulation)
     total = recipe.max_steps if recipe.max_steps > 0 else math.ceil(recipe.num_train_epochs * updates_per_epoch)
-    return Plan(samples, batch_size, accumulation, total, run.seed, drop_last, rank(), world_size(), run.stop_after)
+    return Plan(
+        samples, batch_size, accumulation, total, run.seed, drop_last, rank(), world_size(), run.stop_after, balance
+    )
 
 
 def make_stream_plan(recipe: RecipeConfig, samples: int | None, run: RunConfig) -> StreamPlan:

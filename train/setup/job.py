@@ -10,22 +10,30 @@ import torch
 import torchvision
 import transformers
 
+from data.augment import Mix, as_they_are, build_mix
 from data.pipeline import DataPipeline
 from data.plan import Plan, StreamPlan
+from data.reading.splits import Splits
 from train.checkpoint import resume
 from train.checkpoint.folder import CheckpointFolder
-from train.config.metrics import choose_metric
-from train.config.schema import Config, RecipeConfig, RunConfig
+from train.config.early_end import parse_early_end
+from train.config.metrics import check_metric, choose_metric
+from train.config.schema import AugmentConfig, Config, RecipeConfig, RunConfig
 from train.distributed.collectives import on_rank_zero
 from train.distributed.env import rank
 from train.distributed.parallel import replicate
-from train.loss import check_is_sum, cross_entropy_sum
+from train.errors import ConfigError
+from train.loss import LossSum, build_loss, check_is_sum, cross_entropy_sum
 from train.optim import build_optimizer, build_schedule
+from train.optimizers.schedules import Schedule
 from train.output.run_folder import open_run
 from train.output.run_output import RunOutput
 from train.precision import Precision
+from train.setup.class_weights import class_weights
+from train.setup.features import on_features, why_not_kept
+from train.setup.folds import assign_folds, out_of_fold, summary
 from train.setup.inputs import Inputs
-from train.state import Best, TrainState
+from train.state import Best, TrainState, average_of
 from train.system.compile import choose_compile, compile_model
 from train.system.console import say
 from train.system.device import choose_attention
@@ -47,18 +55,50 @@ class Job:
 def build_job(config: Config, inputs: Inputs, lock: Lock) -> Job:
     """Optimizer, schedule and output; of a resumed run, as the checkpoint has them."""
     recipe, plan, model = config.recipe, inputs.data.plan, inputs.loaded.model
-    state = build_state(model, recipe, inputs.precision, plan.total_updates, inputs.data.label_names)
-    speed = _tune(config.run, state, plan, inputs.data)
-    decided = describe(config, inputs.precision, inputs.data) | {
-        "speed": speed,
-        "train_images": len(inputs.splits.train),
-        "validation_images": len(inputs.splits.validation),
-        "data_notes": inputs.splits.notes,
-        "preparation_seconds": inputs.preparation_seconds,
-    }
+    loss_sum_fn, mix = choose_loss(config.augment, inputs)
+    names, data, estimate = inputs.data.label_names, inputs.data, {}
+    if why_not_kept(config, inputs) is None:
+        data, features = on_features(inputs, recipe.per_device_eval_batch_size)
+        if config.run.folds:
+            estimate = {"folds": estimate_by_folds(config, inputs, features, loss_sum_fn)}
+    elif config.run.folds:
+        raise ConfigError(f"--folds: needs features that are computed once, but {why_not_kept(config, inputs)}")
+    state = build_state(model, recipe, inputs.precision, plan.total_updates, names, loss_sum_fn, mix)
+    speed = _tune(config.run, state, plan, data)
+    decided = (
+        describe(config, inputs.precision, inputs.data)
+        | estimate
+        | {
+            "speed": speed,
+            "train_images": len(inputs.splits.train),
+            "validation_images": len(inputs.splits.validation),
+            "data_notes": inputs.splits.notes,
+            "preparation_seconds": inputs.preparation_seconds,
+        }
+    )
     output = open_output(config, state, decided, inputs.checkpoint, lock, weights_loaded=not inputs.loaded.new_head)
-    data = profiled(inputs.data, output.folder) if config.run.torch_profiler else inputs.data
-    return Job(state, data, output, decided)
+    return Job(state, profiled(data, output.folder) if config.run.torch_profiler else data, output, decided)
+
+
+def estimate_by_folds(config: Config, inputs: Inputs, features: torch.Tensor, loss_sum_fn: LossSum) -> dict[str, Any]:
+    """Cross-validate the head on the training images; printed and returned."""
+    split, names, count = inputs.splits.train, inputs.data.label_names, config.run.folds
+    digests = [split.digest(index) for index in range(len(split))]
+    fold = assign_folds(split.labels, digests, count, config.run.seed)
+    head = inputs.loaded.model.vit.classifier
+    found = summary(
+        out_of_fold(head, features, split.labels, fold, config, inputs.precision, loss_sum_fn),
+        split.labels,
+        names,
+        count,
+    )
+    low, high = found["accuracy_wilson_95"]
+    say(
+        f"folds: accuracy {found['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}), balanced accuracy"
+        f" {found['balanced_accuracy']:.4f}, of {len(split)} training images, each judged by a head that was trained on"
+        f" the other {count - 1} of {count} folds"
+    )
+    return found
 
 
 def open_output(
@@ -88,16 +128,59 @@ def open_output(
     return RunOutput(checkpoints, lock, total, state.step, log_bytes)
 
 
+def choose_loss(augment: AugmentConfig, inputs: Inputs) -> tuple[LossSum, Mix]:
+    """The training loss, and how images and labels are mixed before it; printed where it is not plain cross-entropy."""
+    names, precision, notes = inputs.data.label_names, inputs.precision, []
+    weight = None
+    if augment.class_weights is not None:
+        labels = inputs.splits.train.labels if isinstance(inputs.splits, Splits) else None
+        weights = class_weights(augment.class_weights, names, labels)
+        weight = torch.tensor(weights, dtype=precision.dtype, device=precision.device)
+        notes.append("class weights " + ", ".join(f"{w:.3g} {name}" for name, w in zip(names, weights, strict=True)))
+    if augment.label_smoothing:
+        notes.append(f"label smoothing {augment.label_smoothing:g}")
+    notes += [f"{name} {alpha:g}" for name, alpha in (("MixUp", augment.mixup), ("CutMix", augment.cutmix)) if alpha]
+    if notes:
+        say(f"training loss: cross-entropy with {'; '.join(notes)}; that of evaluations is without")
+    loss_sum_fn = build_loss(weight, augment.label_smoothing)
+    check_is_sum(loss_sum_fn, len(names), precision)
+    return loss_sum_fn, build_mix(augment.mixup, augment.cutmix, len(names))
+
+
 def build_state(
-    model: torch.nn.Module, recipe: RecipeConfig, precision: Precision, total_updates: int, label_names: list[str]
+    model: torch.nn.Module,
+    recipe: RecipeConfig,
+    precision: Precision,
+    total_updates: int,
+    label_names: list[str],
+    loss_sum_fn: LossSum = cross_entropy_sum,
+    mix: Mix = as_they_are,
 ) -> TrainState:
     """Optimizer, schedule, loss and counters at update 0."""
-    metric, greater_is_better = choose_metric(recipe.metric_for_best_model, recipe.greater_is_better, label_names)
-    check_is_sum(cross_entropy_sum, len(label_names))
     optimizer = build_optimizer(model, recipe)
     schedule = build_schedule(optimizer, recipe, total_updates)
-    best = Best(metric, greater_is_better)
-    return TrainState(model, optimizer, schedule, precision, best, cross_entropy_sum, replicate(model))
+    return start_state(model, optimizer, schedule, precision, recipe, label_names, loss_sum_fn, mix)
+
+
+def start_state(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    precision: Precision,
+    recipe: RecipeConfig,
+    label_names: list[str],
+    loss_sum_fn: LossSum,
+    mix: Mix = as_they_are,
+) -> TrainState:
+    """The state at update 0, with what `recipe` says of the best model, of averaging and of an early end."""
+    best = Best(*choose_metric(recipe.metric_for_best_model, recipe.greater_is_better, label_names))
+    early_end = parse_early_end(recipe.early_stopping_patience, recipe.until, recipe.max_time)
+    if early_end.until is not None:
+        check_metric("until", early_end.until[0], label_names)
+    average = average_of(model, recipe.ema) if recipe.ema is not None else None
+    state = TrainState(model, optimizer, schedule, precision, best, loss_sum_fn, mix, average, early_end)
+    state.model = replicate(model)
+    return state
 
 
 def _tune(run: RunConfig, state: TrainState, plan: Plan | StreamPlan, data: DataPipeline) -> list[str]:
@@ -130,6 +213,7 @@ def describe(config: Config, precision: Precision, data: DataPipeline) -> dict[s
     return {
         "preset": config.run.preset,
         "preset_reason": config.preset_reason,
+        "flag_notes": config.notes,
         "device": str(precision.device),
         "precision": precision.name,
         "precision_reason": precision.reason,

@@ -10,11 +10,9 @@ from torch.utils.data import Dataset
 from data.loading.loader import OwnImages
 from data.pipeline import DataPipeline, LoadingOptions, dataset_pipeline
 from train.checkpoint import resume
-from train.config.metrics import choose_metric
 from train.config.record import check_output_dir, is_run
 from train.config.schema import FLAGS, AugmentConfig, Config, DataConfig, ModelConfig, RecipeConfig, RunConfig
 from train.distributed.collectives import on_rank_zero
-from train.distributed.parallel import replicate
 from train.errors import ConfigError
 from train.loss import LossSum, check_is_sum, cross_entropy_sum
 from train.optim import build_schedule
@@ -22,8 +20,9 @@ from train.optimizers.schedules import Schedule
 from train.output.run_output import RunOutput
 from train.precision import choose_compute
 from train.setup.inputs import make_plan
-from train.setup.job import describe, open_output
-from train.state import Best, TrainState
+from train.setup.intervals import settle_intervals
+from train.setup.job import describe, open_output, start_state
+from train.state import TrainState
 from train.system.console import say
 from train.system.lock import Lock
 
@@ -61,15 +60,15 @@ def own_run(
     check_output_dir(run.output_dir, resuming=run.resume_from_checkpoint is not None and is_run(run.output_dir))
     precision = choose_compute(run)
     plan = make_plan(recipe, len(train), run)
+    settle_intervals(config, plan)
     options = LoadingOptions(recipe.per_device_eval_batch_size)
     images = OwnImages(train, run.seed), OwnImages(validation, run.seed)
     data = dataset_pipeline(*images, plan, precision.device, label_names, options, say)
     data = replace(data, fingerprint=fingerprint or getattr(train, "fingerprint", lambda: None)())
-    check_is_sum(loss_sum_fn, len(label_names))
-    best = Best(*choose_metric(recipe.metric_for_best_model, recipe.greater_is_better, label_names))
+    check_is_sum(loss_sum_fn, len(label_names), precision)
     model.to(precision.device, precision.dtype)
     schedule = schedule or build_schedule(optimizer, recipe, plan.total_updates)
-    state = TrainState(model, optimizer, schedule, precision, best, loss_sum_fn, replicate(model))
+    state = start_state(model, optimizer, schedule, precision, recipe, label_names, loss_sum_fn)
     decided = describe(config, precision, data) | {"own": _identity(state, len(train), len(validation))}
     with ExitStack() as after_failure:
         lock = after_failure.enter_context(Lock())
@@ -82,8 +81,7 @@ def own_run(
 # What `own_run` leaves to the program that calls it.
 WITHOUT_EFFECT = (
     *("preset", "eval_only", "cache_dir", "debug", "verbose", "torch_compile", "tune_malloc", "torch_profiler", "fsdp"),
-    *("seeds", "sweep"),
-    *("optim", "optim_args", "learning_rate", "weight_decay"),
+    *("optim", "optim_args", "learning_rate", "weight_decay", "layer_decay", "seeds", "sweep", "folds"),
 )
 OF_THE_SCHEDULE = ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps")
 

@@ -53,7 +53,7 @@ def test_a_file_is_built_once_and_then_only_read(tmp_path, monkeypatch):
     assert len(files(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("change", ["data", "size", "filter", "library"])
+@pytest.mark.parametrize("change", ["data", "size", "filter", "crop", "library"])
 def test_other_data_or_another_transform_has_another_file(change, tmp_path, monkeypatch):
     prepared("disk", tmp_path)
     data, wanted = splits(), RESIZED
@@ -61,6 +61,8 @@ def test_other_data_or_another_transform_has_another_file(change, tmp_path, monk
         data = splits(GOOD | {"0.png": png(77)})
     elif change == "size":
         wanted = replace(RESIZED, height=20, width=12)
+    elif change == "crop":
+        wanted = replace(RESIZED, before_crop=(24,))
     elif change == "filter":
         wanted = replace(RESIZED, interpolation=InterpolationMode.BICUBIC)
     else:

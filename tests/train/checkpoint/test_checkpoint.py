@@ -8,7 +8,7 @@ import torch
 from transformers import ViTForImageClassification
 
 from data import files
-from models.vit import load_model
+from models.loading import load_model
 from tests.making import make_optimizer, make_schedule
 from tests.running import same_tensors
 from tests.train.test_optim import NEEDED, OPTIMIZERS

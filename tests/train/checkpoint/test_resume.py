@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.running import TIMES, records, run_here, same_tensors, weights
@@ -41,6 +42,23 @@ def test_weights_state_and_log_equal_those_of_an_unbroken_run(
     assert same_tensors(weights(unbroken), weights(broken))
     assert final_state(unbroken) == final_state(broken)
     assert records(unbroken) == records(broken)
+
+
+def test_a_last_batch_of_one_image_and_many_classes_is_resumed_to_the_bit(tmp_path):
+    """BLAS multiplies a matrix by one vector in an order that depends on where in memory the matrix begins."""
+    data = tmp_path / "data"
+    for index in range(17):
+        for split in ("train", "validation"):
+            image = data / split / f"class {index % 8}" / f"{index}.png"
+            image.parent.mkdir(parents=True, exist_ok=True)
+            Image.effect_noise((64, 64), 99 + index).convert("RGB").save(image)
+    flags = (*SHORT, "--dataset", data, "--per_device_train_batch_size", 8, "--max_steps", 9)
+    flags = (*flags, "--eval_steps", 3, "--save_steps", 3, "--learning_rate", 1e-3)
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    assert run_here(*flags, "--output_dir", unbroken) == 0
+    assert run_here(*flags, "--output_dir", broken, "--stop_after", 3) == 0
+    assert run_here("--output_dir", broken, "--resume_from_checkpoint", "auto") == 0
+    assert same_tensors(weights(unbroken / "checkpoint-9"), weights(broken / "checkpoint-9"))
 
 
 def test_lines_written_after_the_checkpoint_are_written_once(tmp_path):

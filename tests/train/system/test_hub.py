@@ -5,7 +5,8 @@ import time
 import pytest
 
 from data.reading.leaves import table
-from models.vit import Classifier, load_model
+from models.classifier import Classifier
+from models.loading import load_model
 from tests.running import run_here, run_process
 from train.config.presets import BEANS_DATASET, BEANS_MODEL, choose_preset
 from train.system import hub

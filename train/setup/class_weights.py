@@ -1,0 +1,50 @@
+"""--class_weights: how much each class weighs in the loss."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+from train.errors import ConfigError
+
+
+def class_weights(asked: str, label_names: list[str], labels: Sequence[int] | None) -> list[float]:
+    """The weight of each class in the loss, scaled so that the mean over the training images is 1.
+
+    So the loss stays as large as without weights, and learning rates keep their meaning.
+
+    Args:
+        asked: `balanced` (one over the number of images), or `name=weight,name=weight`; unnamed classes have 1.
+        label_names: by the index of the class.
+        labels: the class of each training image; of a stream None, and then the mean over the classes is 1.
+
+    Raises:
+        ConfigError: a class that there is not, a weight that is no positive number, or a class without images.
+    """
+    if labels is None:
+        labels = range(len(label_names))
+    counts = Counter(labels)
+    if asked == "balanced":
+        if never := [name for index, name in enumerate(label_names) if not counts[index]]:
+            raise ConfigError(f"--class_weights balanced: there is no training image of {', '.join(never)}")
+        weights = [1 / counts[index] for index in range(len(label_names))]
+    else:
+        named = _parse_weights(asked, label_names)
+        weights = [named.get(name, 1.0) for name in label_names]
+    mean = sum(weights[label] for label in labels) / len(labels)
+    return [weight / mean for weight in weights]
+
+
+def _parse_weights(text: str, label_names: list[str]) -> dict[str, float]:
+    named = {}
+    for part in text.split(","):
+        name, equals, value = part.rpartition("=")
+        try:
+            weight = float(value)
+        except ValueError:
+            weight = -1.0
+        if not equals or not 0 < weight < math.inf:
+            raise ConfigError(f"--class_weights {text}: must be balanced, or have the form class=2,class=0.5")
+        if name not in label_names:
+            raise ConfigError(f"--class_weights {text}: there is no class {name}; there are {', '.join(label_names)}")
+        named[name] = weight
+    return named
