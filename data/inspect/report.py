@@ -18,7 +18,6 @@ MOST_IN_GROUP = 8
 EXAMPLES = 6  # thumbnails of each class
 SIDE = 128  # pixels of a thumbnail
 KINDS = {"formats": "formats", "modes": "modes", "orientations": "EXIF orientations (1 is upright)"}
-EVIDENCE = "of training images weak evidence, if the model was trained on them"
 STYLE = """body{font:15px sans-serif;max-width:70em;margin:2em auto;padding:0 1em}
 table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #ccc;text-align:left}
 .row{display:flex;flex-wrap:wrap;gap:.8em;border-top:1px solid #ccc;padding:.6em 0}
@@ -40,7 +39,10 @@ def lines(found: dict[str, Any]) -> list[str]:
     for kind in ("exact_duplicates", "near_duplicates"):
         out += _listed(kind.replace("_", " "), [_group_line(group) for group in most_important_first(found[kind])])
     if "suspicious_labels" in found:
-        out += _listed(f"suspicious labels ({EVIDENCE})", [_doubt_line(item) for item in found["suspicious_labels"]])
+        out += _listed(
+            f"suspicious labels ({found['about_suspicious_labels']})",
+            [_doubt_line(item) for item in found["suspicious_labels"]],
+        )
     return out
 
 
@@ -70,7 +72,7 @@ def html(found: dict[str, Any], splits: Splits) -> str:
     for kind, title in (("exact_duplicates", "Exact duplicates"), ("near_duplicates", "Near duplicates")):
         parts += _section(title, most_important_first(found[kind]), lambda group: _group_html(group, picture))
     if "suspicious_labels" in found:
-        title = f"Suspicious labels ({EVIDENCE})"
+        title = f"Suspicious labels ({found['about_suspicious_labels']})"
         parts += _section(
             title, found["suspicious_labels"], lambda item: picture(item) + f"<p>{_safe(_doubt_line(item))}</p>"
         )

@@ -23,7 +23,7 @@ from models.classifier import Classifier
 from models.loading import load_model
 from tests.running import TIMES, records
 from train.checkpoint.folder import list_checkpoints
-from train.checkpoint.manifest import OPTIMIZER, STATE
+from train.checkpoint.manifest import OPTIMIZER, RAW_WEIGHTS, STATE
 
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["tests.reliability.preload"])
@@ -123,7 +123,8 @@ def outcome(folder: Path) -> str:
     """One hash of all that a finished run must have in common with an unbroken one: weights, optimizer, log."""
     digest = hashlib.sha256()
     newest = list_checkpoints(folder)[0][1]
-    for file in (folder / "model.safetensors", newest / "model.safetensors", newest / OPTIMIZER):
+    saved = (folder / "model.safetensors", newest / "model.safetensors", newest / OPTIMIZER, newest / RAW_WEIGHTS)
+    for file in filter(Path.exists, saved):
         with safe_open(file, "pt") as tensors:
             for name in sorted(tensors.keys()):
                 tensor = tensors.get_tensor(name)

@@ -20,9 +20,14 @@ from train.system.exit import ended
 from train.system.signals import Signals
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
     from data.inspect.survey import Seen
     from data.reading.splits import Splits
     from models.classifier import Classifier
+    from models.loading import LoadedModel
     from train.precision import Precision
 
 JSON, HTML = "inspect.json", "inspect.html"
@@ -40,16 +45,22 @@ DATA_FLAGS = (
     ),
     *("max_train_samples", "max_eval_samples", "seed", "split_seed", "cache_dir"),
 )
-FLAGS_HERE = (*DATA_FLAGS, "model", "model_revision", "output_dir", "device", "precision", "debug")
+FLAGS_HERE = (*DATA_FLAGS, "model", "model_revision", "folds", "output_dir", "device", "precision", "debug")
 HELP = {
-    "model": "Folder of a run or checkpoint trained on these classes: lists labels that it contradicts.",
+    "model": "Folder of a run on these classes, or any pretrained checkpoint: lists labels that it contradicts.",
+    "folds": "Of a model trained on other classes, judge each image by a head on its features that was trained on the"
+    " other of so many folds of the images. Default: 5.",
     "output_dir": "Folder for inspect.json and inspect.html: new, empty, or of an earlier inspection, which is"
     " replaced. Default: inspect-DATASET.",
 }
 DESCRIPTION = """Counts, sizes, broken files, duplicates (also across the splits, and with contradictory labels) of a
 data set, as a training with the same flags reads it. Of a training's CONFIG.yaml only the flags of the data count."""
+SEEN = "of training images weak evidence, if the model was trained on them"
+OUT_OF_FOLD = "by heads on the model's features that have not seen the image"
 SURE = 0.8  # probability from which a model's contradiction is listed
 BATCH = 32
+FOLDS = 5  # of a model that was trained on other classes
+PROBE = RecipeConfig(num_train_epochs=20.0, per_device_train_batch_size=16, learning_rate=1e-3)  # of its heads
 
 
 def main(arguments: list[str]) -> int:
@@ -84,7 +95,7 @@ def parse(arguments: Sequence[str]) -> Config:
         section(**{name: value for name, value in vars(values).items() if name in section.__dataclass_fields__})
         for section in (RunConfig, DataConfig, ModelConfig)
     )
-    return Config(*sections, AugmentConfig(), RecipeConfig(), notes=flags.all_notes())
+    return Config(*sections, AugmentConfig(), PROBE, notes=flags.all_notes())
 
 
 def run(arguments: Sequence[str], _: Signals) -> None:
@@ -110,15 +121,15 @@ def run(arguments: Sequence[str], _: Signals) -> None:
     if config.model.model:
         precision = choose_compute(config.run)
         loaded = load_classifier(config, None, splits.label_names, precision, offline)
-        if loaded.new_head:
-            raise ConfigError(f"--model {config.model.model}: was not trained on the classes of {splits.dataset}")
-        seen, probabilities = classified(splits, loaded.model, precision)
+        if config.model.model.startswith("builtin:"):
+            raise ConfigError(f"--model {config.model.model}: is not trained, so it has no opinion of labels")
+        seen, probabilities = classified(splits, loaded, config, precision)
     else:
         seen, probabilities = [image for image, _ in look(splits)], None
     found = {"made_by": MADE_BY, "model": config.model.model} | survey(splits, seen)
     if probabilities is not None:
         found["suspicious_labels"] = suspicious(splits, seen, probabilities, SURE)
-        found["about_suspicious_labels"] = report.EVIDENCE
+        found["about_suspicious_labels"] = OUT_OF_FOLD if loaded.new_head else SEEN
     for line in report.lines(found):
         say(line)
     write(folder, found, report.html(found, splits))
@@ -159,33 +170,72 @@ def write(folder: Path, found: dict[str, Any], page: str) -> None:
         raise ConfigError(f"--output_dir {folder}: cannot be written in: {error.strerror}") from error
 
 
-def classified(
-    splits: "Splits", model: "Classifier", precision: "Precision"
-) -> tuple[list["Seen"], list[list[float] | None]]:
-    """Every image, and the probability of each class; None for an image that cannot be decoded."""
+def looked_at(
+    splits: "Splits", model: "Classifier", precision: "Precision", compute: "Callable[[torch.Tensor], torch.Tensor]"
+) -> tuple[list["Seen"], list["torch.Tensor | None"]]:
+    """Every image, and its row of what `compute` makes of a batch; None for an image that cannot be decoded."""
     import torch
 
     from data.inspect.survey import look
     from train.setup.inputs import resize_for
 
     model.eval()
-    seen, probabilities = [], []
+    seen, rows = [], []
     waiting: dict[int, torch.Tensor] = {}
 
-    def classify() -> None:
-        with torch.inference_mode(), precision.autocast():
-            rows = model(torch.stack(list(waiting.values())).to(precision.device)).float().softmax(-1).tolist()
-        for position, row in zip(waiting, rows, strict=True):
-            probabilities[position] = row
+    def work() -> None:
+        with torch.no_grad(), precision.autocast():
+            found = compute(torch.stack(list(waiting.values())).to(precision.device)).float().cpu()
+        for position, row in zip(waiting, found, strict=True):
+            rows[position] = row
         waiting.clear()
 
     for image, pixels in look(splits, resize_for(model)):
         seen.append(image)
-        probabilities.append(None)
+        rows.append(None)
         if pixels is not None:
             waiting[len(seen) - 1] = pixels
         if len(waiting) == BATCH:
-            classify()
+            work()
     if waiting:
-        classify()
-    return seen, probabilities
+        work()
+    return seen, rows
+
+
+def classified(
+    splits: "Splits", loaded: "LoadedModel", config: Config, precision: "Precision"
+) -> tuple[list["Seen"], list[list[float] | None]]:
+    """Every image, and the probability of each class; None for an image that cannot be decoded.
+
+    Of a model that was trained on other classes, by heads on its features that have not seen the image.
+    """
+    model = loaded.model
+    compute = model.features if loaded.new_head else lambda pixels: model(pixels).float().softmax(-1)
+    seen, rows = looked_at(splits, model, precision, compute)
+    if loaded.new_head:
+        rows = _out_of_fold(splits, seen, rows, model, config, precision)
+    return seen, [None if row is None else row.tolist() for row in rows]
+
+
+def _out_of_fold(
+    splits: "Splits",
+    seen: list["Seen"],
+    rows: list["torch.Tensor | None"],
+    model: "Classifier",
+    config: Config,
+    precision: "Precision",
+) -> list["torch.Tensor | None"]:
+    import torch
+
+    from train.loss import cross_entropy_sum
+    from train.setup.folds import assign_folds, out_of_fold
+
+    sound = [position for position, row in enumerate(rows) if row is not None]
+    labels = [seen[position].label for position in sound]
+    folds = config.run.folds or FOLDS
+    fold = assign_folds(labels, [seen[position].digest or b"" for position in sound], folds, config.run.seed)
+    features = torch.stack([rows[position] for position in sound])
+    found = out_of_fold(model.vit.classifier, features, labels, fold, config, precision, cross_entropy_sum)
+    for position, row in zip(sound, found, strict=True):
+        rows[position] = row
+    return rows

@@ -45,8 +45,9 @@ def explained(state: TrainState, data: DataPipeline, folder: Path, recipe: Recip
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise RunError(
-                "out of memory: halve --per_device_train_batch_size and double --gradient_accumulation_steps, which"
-                f" trains the same; {again}"
+                "out of memory: a new run with half of --per_device_train_batch_size and twice"
+                " --gradient_accumulation_steps, or with --gradient_checkpointing, trains the same in less; where"
+                f" memory was short only now, {again}"
             ) from error
         if not is_lost_peer(error):
             raise

@@ -121,7 +121,9 @@ def test_what_cannot_be_used_is_one_line_and_exit_code_2(flags, said, tmp_path, 
     assert not list(tmp_path.glob("inspect*"))
 
 
-def test_a_trained_model_doubts_a_wrong_label_and_a_stranger_is_refused(tmp_path, monkeypatch, capsys):
+def test_a_trained_model_doubts_a_wrong_label_and_so_do_heads_on_the_features_of_a_stranger(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     root = tmp_path / "pets"
     for split, count in (("train", 24), ("validation", 6)):
@@ -141,8 +143,16 @@ def test_a_trained_model_doubts_a_wrong_label_and_a_stranger_is_refused(tmp_path
     assert doubt["probability"] >= 0.8 and "weak evidence" in capsys.readouterr().out
     assert plainloop(["inspect", "run/config.yaml", "--cache_dir", str(tmp_path / "cache")]) == 0
     assert (tmp_path / "inspect-pets" / "inspect.html").is_file()
-    assert inspect("builtin:leaves", tmp_path / "leaves", "--max_train_samples", "30", "--model", "run")[0] == 2
-    assert "was not trained on the classes of builtin:leaves" in capsys.readouterr().err
+    for split in ("train", "validation"):
+        (root / split / "dark").rename(root / split / "night")
+    code, found = inspect(root, tmp_path / "strange", "--model", "run", "--device", "cpu", "--folds", "4")
+    (doubt,) = found["suspicious_labels"]
+    assert (
+        code == 0 and doubt["name"].endswith("wrong.png") and (doubt["class"], doubt["predicted"]) == ("night", "light")
+    )
+    assert "by heads on the model's features that have not seen the image" in capsys.readouterr().out
+    assert inspect(root, tmp_path / "untrained", "--model", "builtin:tiny")[0] == 2
+    assert "is not trained, so it has no opinion of labels" in capsys.readouterr().err
 
 
 def test_a_training_warns_and_records_at_its_first_and_at_a_later_start(folder, tmp_path, capsys):
@@ -150,6 +160,6 @@ def test_a_training_warns_and_records_at_its_first_and_at_a_later_start(folder, 
     common = ["--preset", "debug", "--dataset", folder, "--cache_dir", tmp_path / "cache", "--max_steps", 2]
     for number, kind in enumerate(("disk", "disk", "memory", "none")):
         assert run_here(*common, "--output_dir", tmp_path / str(number), "--image_cache", kind) == 0
-        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
-        assert "1 image is in both train and validation" in line and "leak.png" in line
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if "leak.png" in line]
+        assert line.startswith("warning: ") and "1 image is in both train and validation" in line and "leak.png" in line
         assert line in json.loads((tmp_path / str(number) / "run.json").read_text())["data_notes"]

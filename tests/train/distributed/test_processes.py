@@ -111,6 +111,26 @@ def test_two_processes_with_half_the_batch_train_like_one(alone, tmp_path):
     assert len(predictions[0]) == 24
 
 
+PER_SAMPLE = (
+    *("--augment", "trivial", "--random_resized_crop", 0.5, "--random_erasing", 0.3, "--label_smoothing", 0.1),
+    *("--class_weights", "healthy=2", "--sampler", "balanced", "--ema", 0.9, "--layer_decay", 0.8, "--image_size", 48),
+)
+
+
+def test_recipes_of_single_images_give_two_processes_what_they_give_one(tmp_path):
+    for name, launch, batch in (("one", start, 8), ("two", start_group, 4)):
+        assert finish(launch((*EXACT, tmp_path / name, *PER_SAMPLE, "--per_device_train_batch_size", batch))) == 0
+    assert_close(losses(tmp_path / "two"), losses(tmp_path / "one"))
+    one, two = (records(tmp_path / name)[-1] for name in ("one", "two"))
+    assert two["eval_loss"] == pytest.approx(one["eval_loss"], rel=1e-6)
+
+
+def test_a_process_without_images_takes_part_in_mixing(tmp_path):
+    mixed = ("--mixup", 0.3, "--cutmix", 1, "--max_train_samples", 9, "--per_device_train_batch_size", 4)
+    assert finish(start_group((*EXACT, tmp_path / "run", *mixed))) == 0  # of nine images the last update has one
+    assert len(losses(tmp_path / "run")) == 20 and all(loss > 0 for loss, _ in losses(tmp_path / "run"))
+
+
 @pytest.mark.slow
 def test_three_processes_with_windows_and_a_process_without_images(alone, tmp_path):
     """44 images in windows of 8: the last of an epoch has 4 images, the micro-batches of which some ranks lack."""
