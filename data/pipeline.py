@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,7 +33,9 @@ class DataPipeline:
     validation_batches: Callable[[], Iterator[Batch]]  # every validation image once, in order
     label_names: list[str]
     image_name: Callable[[int], str]  # what to call a training image in a message
+    validation_names: Callable[[], Iterable[str]]  # the same of the validation images, in order
     fingerprint: str | None = None  # identity of the data; None if it is not known
+    validation_fingerprint: str | None = None  # of the validation images alone
     notes: list[str] = field(default_factory=list)  # how images get to the device, and why
     train_images: Callable[[], Iterator[Batch]] | None = None  # every training image once, in order; not of a stream
 
@@ -90,8 +92,9 @@ def stored_pipeline(
     workers, why = choose_workers(options.workers, train if len(train) else validation, device)
     notes.append(f"{workers} workers ({why})")
     pipeline = dataset_pipeline(train, validation, plan, device, names, replace(options, workers=str(workers)), say)
-    image_name, fingerprint = splits.train.image_name, splits.fingerprint()
-    return splits, replace(pipeline, image_name=image_name, fingerprint=fingerprint, notes=notes)
+    called = {"image_name": splits.train.image_name, "validation_names": splits.validation.image_names}
+    known = {"fingerprint": splits.fingerprint(), "validation_fingerprint": splits.validation_fingerprint()}
+    return splits, replace(pipeline, **called, **known, notes=notes)
 
 
 def dataset_pipeline(
@@ -121,12 +124,16 @@ def dataset_pipeline(
         count, size = len(images), options.eval_batch_size
         return batches(images, lambda skip: InOrder(count, size, skip, plan.rank, plan.world))
 
+    def image_name(index: int) -> str:
+        return f"image {index}"
+
     return DataPipeline(
         plan,
         train_batches,
         lambda: in_order(validation),
         label_names,
-        lambda index: f"image {index}",
+        image_name,
+        lambda: map(image_name, range(len(validation))),
         train_images=lambda: in_order(train),
     )
 
@@ -166,7 +173,9 @@ def streamed_pipeline(
         validation_batches,
         streams.label_names,
         streams.train.image_name,
+        lambda: map(streams.validation.image_name, itertools.count()),
         streams.fingerprint(),
+        streams.validation_fingerprint(),
         [note],
     )
 

@@ -18,8 +18,9 @@ from torchmetrics.classification import (
 
 from data.plan import IGNORED, Batch
 from train.config.metrics import PER_CLASS, SUMMARIES
-from train.distributed.collectives import all_reduce_sum
+from train.distributed.collectives import all_gather, all_reduce_sum
 from train.precision import Precision
+from train.recipes.predictions import Prediction
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Metrics:
     confusion: list[list[int]]  # [true class][predicted class], images; see also `of_first_classes`
     samples: int
     seconds: float
+    predictions: list[Prediction] | None = None  # of all processes, by index; None if they were not asked for
 
     def logged(self) -> dict[str, float]:
         """With the names and the timings that the Trainer logs."""
@@ -43,6 +45,7 @@ def evaluate(
     batches: Iterable[Batch],
     precision: Precision,
     label_names: list[str],
+    with_predictions: bool = False,
 ) -> Metrics:
     """Evaluate `model` on every image of `batches` once, under the same autocast as training. All processes call it.
 
@@ -53,6 +56,7 @@ def evaluate(
         batches: on the model's device.
         precision: its autocast and its device.
         label_names: by the index of the class.
+        with_predictions: also return what each image was taken for.
     """
     started, was_training = time.perf_counter(), model.training
     counts = _count_metrics(len(label_names)).to(precision.device)
@@ -60,6 +64,7 @@ def evaluate(
     # An empty tensor first: of a small split, a process may get no batch.
     predictions = [torch.empty(0, dtype=torch.int64, device=precision.device)]
     labels = [torch.empty(0, dtype=torch.int64, device=precision.device)]
+    taken_for: list[tuple[torch.Tensor, ...]] = []
     model.eval()
     for batch in batches:
         with precision.autocast():
@@ -68,6 +73,8 @@ def evaluate(
         loss_sum += losses.to(loss_sum.dtype).sum()
         predictions.append(logits.argmax(-1))
         labels.append(batch["labels"])
+        if with_predictions:
+            taken_for.append(_taken_for(logits, predictions[-1], batch))
     model.train(was_training)
     counts.update(torch.cat(predictions), torch.cat(labels))  # once, because on CUDA each call waits for the device
     found = counts.compute()  # torchmetrics adds up the counts of all processes
@@ -77,7 +84,22 @@ def evaluate(
     values |= {name: found[name].item() for name in SUMMARIES}
     for name in PER_CLASS:
         values |= {f"{name}/{label}": value for label, value in zip(label_names, found[name].tolist(), strict=True)}
-    return Metrics(values, found["confusion"].tolist(), samples, time.perf_counter() - started)
+    listed = _gathered(taken_for) if with_predictions else None
+    return Metrics(values, found["confusion"].tolist(), samples, time.perf_counter() - started, listed)
+
+
+def _taken_for(logits: torch.Tensor, predicted: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, ...]:
+    """The columns of `Prediction` for a batch; they stay on the device."""
+    classes = torch.stack([predicted, batch["labels"].clamp(min=0)], dim=1)
+    probabilities = _at_least_float32(logits).softmax(-1).gather(1, classes)
+    return batch["index"], batch["labels"], predicted, *probabilities.unbind(1)
+
+
+def _gathered(batches: list[tuple[torch.Tensor, ...]]) -> list[Prediction]:
+    """One list of all processes, without the images that count for nothing."""
+    columns = [torch.cat(column).tolist() for column in zip(*batches, strict=True)]
+    rows = map(Prediction, *columns) if columns else ()  # of a short stream, a process may get nothing
+    return sorted(all_gather([row for row in rows if row.label != IGNORED]))
 
 
 def balanced_accuracy(confusion: torch.Tensor) -> torch.Tensor:

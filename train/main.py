@@ -25,7 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work(signals: Signals) -> None:
         with parsed(arguments) as config:
-            run(config, signals)
+            if config.run.several:
+                from train.recipes.series import train_series
+
+                train_series(arguments, config, signals)  # each run calls this program again
+            else:
+                run(config, signals)
 
     return ended(arguments, work)
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import datasets
 import torch
@@ -60,13 +61,22 @@ class Streams:
 
     def fingerprint(self) -> str:
         """Identity of the data: the class names, and the shards' names and what is known of their content, in order."""
-        identities = {file: shard_identity(file) for found in self.files.values() for file in found}
+        identities = self._identities
         unknown = sum(not known for _, known in identities.values())
         note = f"{unknown} shards have no checksum or ETag, so a change that keeps their size goes unnoticed"
         if unknown and note not in self.notes:
             self.notes.append(note)
         known = [identities[file][0] for _, found in sorted(self.files.items()) for file in found]
         return CONTENT + hashlib.blake2b(repr((self.old_fingerprint(), known)).encode(), digest_size=16).hexdigest()
+
+    def validation_fingerprint(self) -> str:
+        """The same of the validation images alone."""
+        shards = [(file.rsplit("/", 1)[-1], self._identities[file][0]) for file in self.files["validation"]]
+        return CONTENT + hashlib.blake2b(repr((self.label_names, shards)).encode(), digest_size=16).hexdigest()
+
+    @cached_property
+    def _identities(self) -> dict[str, tuple[str, bool]]:
+        return {file: shard_identity(file) for found in self.files.values() for file in found}
 
     def old_fingerprint(self) -> str:
         """The same of runs that were started before content counted: names only."""

@@ -43,6 +43,11 @@ class Split:
         path = (self.table[index]["image"] or {}).get("path")
         return path or f"{self.name} row {index if self.rows is None else self.rows[index]}"
 
+    def image_names(self) -> list[str]:
+        """The same of every image, without reading one."""
+        rows = range(len(self)) if self.rows is None else self.rows
+        return [path or f"{self.name} row {row}" for path, row in zip(self.paths(), rows, strict=True)]
+
     def counts(self, label_names: list[str], most: int = 20) -> str:
         """How many images each class has; of more than `most` classes only the range."""
         found = Counter(self.labels)
@@ -110,8 +115,15 @@ class Splits:
 
     @cached_property
     def _fingerprint(self) -> str:
+        return self._identity(self.train, self.validation)
+
+    def validation_fingerprint(self) -> str:
+        """The same of the validation images alone: figures of two models can be compared only if it is equal."""
+        return self._identity(self.validation)
+
+    def _identity(self, *splits: Split) -> str:
         digest = hashlib.blake2b(repr(self.label_names).encode(), digest_size=16)
-        for split in (self.train, self.validation):
+        for split in splits:
             for index, (path, label) in enumerate(zip(split.paths(), split.labels, strict=True)):
                 bytes_digest = split.digest(index) or content(split.read_or_nothing(index))
                 digest.update(repr((split.name, label, Path(path).name, bytes_digest)).encode())

@@ -11,7 +11,7 @@ from train.checkpoint.folder import newest_sound
 from train.checkpoint.manifest import CheckpointError, read_manifest, verify
 from train.checkpoint.snapshot import STRANGE, restore
 from train.config.record import LOG, RECORD, is_run, read_record
-from train.config.schema import FLAGS, OF_THE_START, Config, RunConfig
+from train.config.schema import FLAGS, FREE, Config, RunConfig
 from train.distributed.process_group import is_lost_peer
 from train.errors import ConfigError, is_out_of_memory
 from train.state import TrainState
@@ -44,21 +44,6 @@ def check_identity(checkpoint: Path, identity: dict[str, Any]) -> None:
         raise ConfigError(f"cannot resume {checkpoint}: {shown}; start a new run to change that")
 
 
-# Flags that change what is shown or kept, or the speed, but no bit of the weights.
-FREE = {
-    *OF_THE_START,
-    "preset",
-    "dataloader_num_workers",
-    "dataloader_timeout",
-    "image_cache",
-    "cache_memory",
-    "cache_size",
-    "tune_malloc",
-    "async_save",
-    "ddp_timeout",
-    "logging_steps",
-    "save_total_limit",
-}
 # May be raised where the schedule does not depend on it.
 LENGTH = {"num_train_epochs", "max_steps"}
 # The flag is only a name: what it names is compared instead (fingerprint, weights, precision).

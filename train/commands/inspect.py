@@ -43,7 +43,7 @@ DATA_FLAGS = (
         "label_column_name",
         "train_val_split",
     ),
-    *("max_train_samples", "max_eval_samples", "seed", "cache_dir"),
+    *("max_train_samples", "max_eval_samples", "seed", "split_seed", "cache_dir"),
 )
 FLAGS_HERE = (*DATA_FLAGS, "model", "model_revision", "folds", "output_dir", "device", "precision", "debug")
 HELP = {

@@ -3,12 +3,14 @@
 import sys
 from collections.abc import Callable, Sequence
 
+from train.commands.compare import main as compare
 from train.commands.inspect import main as inspect
 from train.main import main as train
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (train, "fine-tune a Vision Transformer; the same as python -m train.main"),
     "inspect": (inspect, "look at a data set before training: counts, broken images, duplicates, doubtful labels"),
+    "compare": (compare, "tell which of several runs has the better recipe, and whether that is luck"),
 }
 
 

@@ -17,7 +17,7 @@ from train.config.presets import PRESETS, choose_preset
 from train.config.record import check_output_dir, find_run, is_run, read_record
 from train.config.schema import IMPORTS_CODE, OF_THE_START, SECTIONS, Config
 from train.config.trainer_flags import script_defaults, translate
-from train.distributed.env import is_restart, may_restart
+from train.distributed.env import is_restart, may_restart, world_size
 from train.errors import ConfigError
 from train.system import hub
 
@@ -126,6 +126,12 @@ def _check_together(config: Config) -> None:
             raise ConfigError("--streaming: how many images a class has is not known, so nothing can be balanced")
         if config.data.skip_bad_images:
             raise ConfigError("--skip_bad_images: a stream is not read beforehand; leave it, or --streaming")
+    if config.run.several:
+        if world_size() > 1 or may_restart():
+            raise ConfigError(
+                "--seeds and --sweep: start a process for each run, one after another; leave torchrun out"
+            )
+        return  # train/recipes/ checks the rest
     if config.recipe.ema is not None and config.run.fsdp:
         raise ConfigError("--ema: does not work with --fsdp, whose weights are spread over the processes")
     resuming = config.run.resume_from_checkpoint is not None

@@ -80,6 +80,11 @@ class RunConfig:
         _at_least(self, 1, "stop_after", "ddp_timeout")
         _at_least(self, 2, "folds")
 
+    @property
+    def several(self) -> bool:
+        """Whether this start trains several runs, each in a process of its own."""
+        return self.seeds is not None or self.sweep is not None
+
 
 @dataclass
 class DataConfig:
@@ -101,6 +106,11 @@ class DataConfig:
     label_column_name: str | None = flag(None, "Column of the classes, if the column types do not say.")
     train_val_split: float = flag(
         0.15, "Share of each class held out for validation where the dataset has no validation split."
+    )
+    split_seed: int | None = flag(
+        None,
+        "Draws the images that are held out, the subsets and the built-in leaves. Default: --seed; with --seeds the"
+        " default seed, so that all are judged on the same images.",
     )
     max_train_samples: int | None = flag(None, "Train on a seeded random subset of this many images.")
     max_eval_samples: int | None = flag(None, "Evaluate on a seeded random subset of this many images.")
@@ -131,7 +141,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Check the numbers."""
         _at_least(self, 1, "max_train_samples", "max_eval_samples", "shuffle_buffer")
-        _at_least(self, 0, "dataloader_timeout", "cache_memory", "cache_size")
+        _at_least(self, 0, "split_seed", "dataloader_timeout", "cache_memory", "cache_size")
         workers = str(self.dataloader_num_workers)
         if workers != "auto" and not (workers.isdecimal() and len(workers) < 5 and int(workers) <= MOST_WORKERS):
             most = f"at most {MOST_WORKERS}"
@@ -334,6 +344,21 @@ OF_THE_START = (
     "sweep",
     "folds",
 )
+# Flags that change what is shown or kept, or the speed, but no bit of the weights.
+FREE = {
+    *OF_THE_START,
+    "preset",
+    "dataloader_num_workers",
+    "dataloader_timeout",
+    "image_cache",
+    "cache_memory",
+    "cache_size",
+    "tune_malloc",
+    "async_save",
+    "ddp_timeout",
+    "logging_steps",
+    "save_total_limit",
+}
 
 
 def _at_least(section: Any, least: float, *names: str) -> None:

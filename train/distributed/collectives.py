@@ -55,10 +55,10 @@ def all_reduce_mean(tensor: torch.Tensor) -> torch.Tensor:
     return all_reduce_sum(tensor) / world_size() if world_size() > 1 else tensor
 
 
-def all_gather(numbers: list[int]) -> list[int]:
-    """The numbers of all processes in one list, by rank."""
+def all_gather(items: list[T]) -> list[T]:
+    """The items of all processes in one list, by rank; they must be picklable."""
     if world_size() == 1:
-        return numbers
-    found: list[list[int]] = [[] for _ in range(world_size())]
-    dist.all_gather_object(found, numbers)
-    return [number for some in found for number in some]
+        return items
+    found: list[list[T]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(found, items)
+    return [item for some in found for item in some]

@@ -16,9 +16,8 @@ from models.classifier import Classifier
 from models.loading import LoadedModel, load_model
 from train.checkpoint.best import evaluations, keep_sound_best
 from train.checkpoint.manifest import MODEL_FILES, CheckpointError, verify
-from train.checkpoint.resume import FREE
 from train.config.record import read_log
-from train.config.schema import FLAGS, IMPORTS_CODE, Config, RecipeConfig
+from train.config.schema import FLAGS, FREE, IMPORTS_CODE, Config, RecipeConfig
 from train.distributed.collectives import on_rank_zero
 from train.distributed.env import rank
 from train.distributed.parallel import shard
@@ -28,6 +27,8 @@ from train.output.model_card import write_model_card
 from train.output.pictures import MOST_CLASSES, confusion_picture, prediction_picture
 from train.output.run_output import RunOutput
 from train.precision import Precision
+from train.recipes.predictions import write_predictions
+from train.recipes.statistics import wilson_interval
 from train.state import Best, TrainState
 from train.system.console import say
 
@@ -64,7 +65,7 @@ def finish(
         raise RunError(why_no_best(folder, state))
     checkpoint = folder / f"checkpoint-{state.best.step}"
     model = _reloaded(checkpoint, config, decided["attention"], state.precision, data.label_names)
-    metrics = evaluate(model, data.validation_batches(), state.precision, data.label_names)
+    metrics = evaluate(model, data.validation_batches(), state.precision, data.label_names, with_predictions=True)
     check_reevaluation(state.best, metrics)
     on_rank_zero(lambda: export(checkpoint, folder))
     if rank() != 0:
@@ -79,6 +80,8 @@ def finish(
     if not config.run.fsdp:  # a sharded model computes only where all processes take part
         log_pictures(output, model, state, metrics, data)
     output.log_outcome(config.flat(), metrics.values, state.step)
+    # Last, because a run that has it is finished.
+    write_predictions(folder, metrics.predictions, data.validation_names(), data.label_names)
     print_summary(folder, config, state, metrics, evaluation)
 
 
@@ -229,14 +232,6 @@ def print_evaluation(loaded: LoadedModel, data: DataPipeline, precision: Precisi
         print(json.dumps(eval_results(metrics), indent=2), flush=True)
         if failure := getattr(sys.stdout, "failure", None):
             raise RunError(f"--eval_only: the metrics cannot be written: {failure}")
-
-
-def wilson_interval(correct: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % interval of a rate from counts (E. B. Wilson, 1927): unlike the normal one, sound near 0 and 1."""
-    rate = correct / total
-    middle = (rate + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(rate * (1 - rate) / total + z * z / (4 * total * total))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def train_results(state: TrainState, plan: Plan) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 from data import files
 from train.config.record import RECORD, check_output_dir, dated_stem, is_run, read_record, write_record
 from train.errors import ConfigError
+from train.recipes.predictions import PREDICTIONS
 from train.system.console import say
 from train.system.lock import Lock
 
@@ -37,6 +38,7 @@ def open_run(output_dir: str | None, flags: dict[str, Any], decided: dict[str, A
         folder = Path(output_dir)
         files.remove_leftovers(folder)
         run_id = read_record(folder / RECORD)["run_id"]
+        (folder / PREDICTIONS).unlink(missing_ok=True)  # not finished any more
         write_record(folder, run_id, flags, decided)  # a resume may have changed some flags
         _warn(folder)
         return folder, run_id

@@ -95,7 +95,7 @@ def load_data(config: Config, offline: bool) -> Splits | Streams:
         validation_fraction=data.train_val_split,
         max_train_samples=data.max_train_samples,
         max_eval_samples=data.max_eval_samples,
-        seed=run.seed,
+        seed=run.seed if data.split_seed is None else data.split_seed,
         only_validation=run.eval_only,
     )
 

@@ -219,6 +219,7 @@ def describe(config: Config, precision: Precision, data: DataPipeline) -> dict[s
         "precision_reason": precision.reason,
         "attention": choose_attention(precision.device, precision.name),
         "dataset_fingerprint": data.fingerprint,
+        "validation_fingerprint": data.validation_fingerprint,
         "label_names": data.label_names,
         "total_updates": data.plan.total_updates,
         "processes": data.plan.world,

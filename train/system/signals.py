@@ -3,8 +3,10 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+from subprocess import Popen
 from types import FrameType
 from typing import Any, Self
 
@@ -32,6 +34,7 @@ class Signals:
         self._received: int | None = None
         self._deferred = False
         self._before: dict[int, Any] = {}
+        self._child: Popen | None = None
 
     def __enter__(self) -> Self:
         """Install the handlers, which Python allows in the main thread only."""
@@ -53,6 +56,17 @@ class Signals:
         finally:
             self._deferred = False
 
+    @contextlib.contextmanager
+    def passed_to(self, child: Popen) -> Iterator[None]:
+        """Send each signal to another process, too, which ends as this one does; also one that has just come."""
+        self._child = child
+        try:
+            if self._received is not None:
+                child.send_signal(self._received)
+            yield
+        finally:
+            self._child = None
+
     def received(self) -> bool:
         """Whether a signal was received."""
         return self._received is not None
@@ -73,6 +87,8 @@ class Signals:
             raise Interrupted(self._received)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._child is not None and sys.platform != "win32":  # there, a console signals both
+            self._child.send_signal(number)
         if self._received is not None:
             os._exit(128 + number)  # the second one. Nothing is lost: checkpoints appear by a rename
         self._received = number

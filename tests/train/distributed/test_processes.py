@@ -103,6 +103,12 @@ def test_two_processes_with_half_the_batch_train_like_one(alone, tmp_path):
     for one, other in zip(*evaluations, strict=True):
         assert one == pytest.approx(other, rel=1e-6)
     assert [line["eval_accuracy"] for line in evaluations[0]] == [line["eval_accuracy"] for line in evaluations[1]]
+    predictions = [(folder / "predictions.csv").read_text().splitlines() for folder in (out, alone)]
+    for one, other in zip(*predictions, strict=True):  # every image once, in the split's order
+        assert one.split(",")[:3] == other.split(",")[:3]
+        if one != other:
+            assert_close(*([list(map(float, line.split(",")[3:]))] for line in (one, other)))
+    assert len(predictions[0]) == 24
 
 
 PER_SAMPLE = (

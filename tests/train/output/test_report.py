@@ -10,17 +10,10 @@ from train.config.record import read_log
 from train.evaluate import Metrics
 from train.output.model_card import as_text
 from train.output.pictures import confusion_picture
-from train.output.results import eval_results, train_results, wilson_interval
+from train.output.results import eval_results, train_results
 from train.output.run_output import RunOutput
+from train.recipes.statistics import wilson_interval
 from train.system.lock import Lock
-
-
-@pytest.mark.parametrize(
-    ("correct", "total", "low", "high"),
-    [(131, 133, 0.9468, 0.9959), (133, 133, 0.9719, 1.0), (0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634)],
-)
-def test_wilsons_interval_is_that_of_the_tables(correct, total, low, high):
-    assert wilson_interval(correct, total) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_rates_count_the_images_of_the_updates_that_were_done():

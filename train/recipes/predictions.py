@@ -1,0 +1,70 @@
+"""predictions.csv: what the best model of a run takes each validation image for. A run that has it is finished."""
+
+import csv
+import io
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from data import files
+from train.errors import ConfigError
+from train.system.streams import printable
+
+PREDICTIONS = "predictions.csv"
+COLUMNS = ["image", "label", "predicted", "probability", "label_probability"]
+FORMULA = ("=", "+", "-", "@", "\t", "'")  # a spreadsheet computes what begins so, unless a quote stands before it
+
+
+class Prediction(NamedTuple):
+    """What one image was taken for."""
+
+    index: int  # of the image in its split
+    label: int  # index of a class
+    predicted: int
+    probability: float  # of the class that was predicted, 0..1
+    label_probability: float
+
+
+def write_predictions(
+    folder: Path, predictions: list[Prediction], names: Iterable[str], label_names: list[str]
+) -> None:
+    """Write one row for each image, in the order of the split.
+
+    Args:
+        folder: of the run.
+        predictions: by the index of the image.
+        names: of the split's images, by index; there may be more.
+        label_names: by the index of the class.
+    """
+    images, classes = list(islice(names, predictions[-1].index + 1)), list(map(_safe, label_names))
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(COLUMNS)
+    for index, label, predicted, *probabilities in predictions:
+        shown = (f"{probability:.6g}" for probability in probabilities)
+        table.writerow([_safe(images[index]), classes[label], classes[predicted], *shown])
+    files.write_text(folder / PREDICTIONS, text.getvalue())
+
+
+def _safe(name: str) -> str:
+    """Text of others, which neither a terminal nor a spreadsheet may take for a command."""
+    text = printable(name).encode(errors="backslashreplace").decode()
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def read_predictions(folder: Path) -> list[tuple[str, str]]:
+    """(label, predicted) of each image.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not such a table.
+    """
+    path = folder / PREDICTIONS
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file, strict=True)
+        if header != COLUMNS or not rows or any(len(row) != len(COLUMNS) for row in rows):
+            raise ValueError("it is not the table that a run writes")
+    except (OSError, ValueError, csv.Error) as error:
+        raise ConfigError(f"{path}: cannot be used: {getattr(error, 'strerror', None) or error}") from error
+    return [(label, predicted) for _, label, predicted, *_ in rows]
