@@ -32,6 +32,7 @@ def parity(out, beans, deit_tiny, updates):
     return compare(out, updates)
 
 
+@pytest.mark.slow
 def test_the_first_updates_are_the_trainers_to_the_last_digits(beans, deit_tiny, tmp_path):
     """Order, pixels, head, loss, clipping, AdamW and schedule at once: a wrong one shows in the second update."""
     grad_norm, loss, learning_rate = parity(tmp_path / "run", beans, deit_tiny, 2)

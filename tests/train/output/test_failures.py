@@ -21,7 +21,7 @@ def too_much_for_python():
 
 @pytest.mark.parametrize("fail", [too_much_for_torch, too_much_for_python])
 def test_memory_that_runs_out_on_the_cpu_is_a_line_with_a_way_on(fail, tmp_path):
-    said = r"out of memory: halve .* --resume_from_checkpoint auto"
+    said = r"out of memory: a new run with half .* --resume_from_checkpoint auto"
     with pytest.raises(RunError, match=said), explained(None, None, tmp_path, RecipeConfig()):
         fail()
 

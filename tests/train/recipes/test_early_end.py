@@ -28,7 +28,7 @@ def test_a_run_ends_after_evaluations_without_a_new_best_and_resumes_to_the_same
     assert f"ended after update {end} of 20: no new best in 2 evaluations (--early_stopping_patience)" in printed
     assert "done: " in printed and (tmp_path / "whole" / "model.safetensors").exists()
     assert json.loads((tmp_path / "whole" / "train_results.json").read_text())["ended"].startswith("no new best in 2")
-    for stop in range(1, end + 1):
+    for stop in (3, end - 2, end):  # between evaluations, at one that decides nothing yet, at the one that ends it
         out = tmp_path / f"broken-{stop}"
         assert run_here(*flags, out, "--stop_after", stop) == 0
         assert run_here("--output_dir", out, "--resume_from_checkpoint", "auto") == 0

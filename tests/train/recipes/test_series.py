@@ -106,6 +106,7 @@ def test_folder_file_and_torchrun_are_checked(tmp_path, capsys, monkeypatch):
         parse(["--preset", "debug", "--seeds", "1,2", "--output_dir", "nowhere"])
 
 
+@pytest.mark.slow
 def test_seeds_train_once_and_are_compared(tmp_path, capfd):
     out = tmp_path / "out"
     (tmp_path / "flags.yaml").write_text("preset: debug\nseed: 5\nmax_train_samples: 24\n")

@@ -6,11 +6,15 @@ import sys
 
 import pytest
 import torch
+from torchvision.transforms import InterpolationMode
 
 from data import cores
+from data.augment import Augmentation
 from data.cache.prepared import Decoded, Kept
 from data.cores import usable_cores
+from data.loading.loader import Images
 from data.pipeline import choose_workers
+from data.reading.decode import Resize
 from tests.data.loading.test_loader import FIXED, split
 from tests.running import run_here, run_process, weights
 from train.config.schema import RunConfig
@@ -84,12 +88,15 @@ def test_a_compiled_run_trains_like_the_other_and_saves_the_same_names(tmp_path)
 
 
 def test_workers_are_chosen_by_what_decoding_takes():
-    decoded = Decoded(split(22), FIXED)
-    workers, why = choose_workers("auto", decoded, CPU)
-    assert workers == 1 and "ms per image" in why
-    assert choose_workers("3", decoded, CPU) == (3, "as asked")
+    images = split(22)
+    decoded = Decoded(images, FIXED)
     kept = Kept(decoded[list(range(22))], torch.arange(22))
-    assert choose_workers("auto", kept, CPU)[0] == 0
+    flip = Augmentation("flip").build(Resize(8, 8, InterpolationMode.BILINEAR))
+    for pixels, augment, what in ((decoded, None, "decoding"), (kept, flip, "augmenting")):
+        workers, why = choose_workers("auto", Images(pixels, images.labels, 0, augment), CPU)
+        assert workers == 1 and why.startswith(f"{what} takes") and "ms per image" in why
+    assert choose_workers("3", Images(decoded, images.labels), CPU) == (3, "as asked")
+    assert choose_workers("auto", Images(kept, images.labels), CPU)[0] == 0
 
 
 def test_what_this_device_cannot_do_is_refused():

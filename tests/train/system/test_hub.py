@@ -95,6 +95,7 @@ def test_a_silent_hub_costs_three_seconds_at_most(silent_hub):
     assert silent_hub in reason and float(seconds) < 5  # imports included
 
 
+@pytest.mark.slow
 def test_downloads_and_tables_go_where_cache_dir_says(cache, tmp_path):
     home = tmp_path / "home"
     done = run_process(
