@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 from train.config.schema import RecipeConfig
+from train.errors import ConfigError
+from train.optimizers.arguments import parse_arguments
 from train.optimizers.layers import by_layer
 from train.optimizers.lookup import optimizer_by_name
 from train.optimizers.schedules import Schedule, schedule_by_name
@@ -30,6 +32,8 @@ def build_schedule(optimizer: torch.optim.Optimizer, recipe: RecipeConfig, total
         ConfigError: no such schedule, or an argument that it does not take.
     """
     name, arguments = recipe.lr_scheduler_type, recipe.lr_scheduler_kwargs
+    if recipe.layer_decay < 1 and {"max_lr", "base_lr"} & parse_arguments("lr_scheduler_kwargs", arguments).keys():
+        raise ConfigError("--layer_decay: max_lr or base_lr would give all layers one rate; --learning_rate sets it")
     return schedule_by_name(optimizer, name, arguments, recipe.warmup_steps, total_updates)
 
 

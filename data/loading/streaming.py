@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import datasets
 import torch
@@ -165,15 +166,24 @@ def _one_line(error: BaseException) -> str:
     return f"the stream cannot be read: {' '.join(str(error).split())[:300] or type(error).__name__}"
 
 
+def _bytes_of(image: dict, name: str) -> bytes:
+    if image.get("bytes") is not None:
+        return image["bytes"]
+    if image.get("path") is None:
+        raise DataError(f"{name}: the row holds no image")
+    try:
+        return Path(image["path"]).read_bytes()
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read: {error.strerror}") from error
+
+
 def make_batch(rows: list[Row], resize: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
     """Decode and resize; DataError names an image that cannot be decoded."""
     images = []
     for number, image, _ in rows:
         image = image or {}
         name = image.get("path") or f"image {number} of the stream"
-        if image.get("bytes") is None:
-            raise DataError(f"{name}: the row holds no image")
-        images.append(resize(decode(image["bytes"], name)))
+        images.append(resize(decode(_bytes_of(image, name), name)))
     return {
         "pixel_values": torch.stack(images),
         "labels": torch.tensor([label for *_, label in rows], dtype=torch.int64),

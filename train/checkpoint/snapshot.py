@@ -59,6 +59,7 @@ def take_snapshot(state: TrainState, log_bytes: int) -> Snapshot:
     document["optimizer"] = optimizer
     weights = {name: full_tensor(value) for name, value in state.evaluated_model.state_dict().items()}
     raw_weights = {} if state.average is None else state.raw_model.state_dict()
+    raw_weights = {name: value.contiguous() for name, value in raw_weights.items()}
     return Snapshot(state.step, state.best.step, state.raw_model, weights, raw_weights, tensors, document)
 
 

@@ -23,6 +23,7 @@ def check_flags(config: Config) -> list[str]:
         ConfigError: a name or an argument that cannot be used.
     """
     recipe, notes = config.recipe, []
+    notes += _check_recipes(config)
     check_optimizer(recipe.optim, recipe.optim_args, recipe.weight_decay)
     check_schedule(recipe.lr_scheduler_type, recipe.lr_scheduler_kwargs)
     if recipe.warmup_steps and not has_warmup(recipe.lr_scheduler_type):
@@ -40,6 +41,24 @@ def check_flags(config: Config) -> list[str]:
     for flag, name in chosen.items():
         if name.split("/")[0] not in PER_CLASS:  # those need the class names
             check_metric(flag, name, [])
+    return notes
+
+
+def _check_recipes(config: Config) -> list[str]:
+    """Recipes that would change nothing, or change the same thing twice."""
+    model, augment, recipe = config.model, config.augment, config.recipe
+    if model.freeze == "backbone" and recipe.layer_decay < 1:
+        raise ConfigError("--layer_decay: has no effect with --freeze backbone, as the head is one layer")
+    if "augment_magnitude" in config.named and augment.augment != "rand":
+        raise ConfigError(f"--augment_magnitude: is for --augment rand, and this is --augment {augment.augment}")
+    notes = []
+    if augment.class_weights == "balanced" and augment.sampler == "balanced":
+        notes.append("class weights and sampler are both balanced, so rare classes count twice over; one is enough")
+    if model.freeze == "backbone" and not {"learning_rate", "num_train_epochs", "max_steps"} & set(config.named):
+        notes.append(
+            f"--freeze backbone: a head alone learns slowly at --learning_rate {recipe.learning_rate:g} in"
+            f" {recipe.num_train_epochs:g} epochs; 0.005 and 20 epochs suit it better, and cost little"
+        )
     return notes
 
 

@@ -15,7 +15,7 @@ from train.config.flags import Parser, build_parser
 from train.config.given import FILE, TYPED, Flags, Given, token
 from train.config.presets import PRESETS, choose_preset
 from train.config.record import check_output_dir, find_run, is_run, read_record
-from train.config.schema import IMPORTS_CODE, OF_THE_START, SECTIONS, Config
+from train.config.schema import EARLY_ENDS, IMPORTS_CODE, OF_THE_START, SECTIONS, AugmentConfig, Config
 from train.config.trainer_flags import script_defaults, translate
 from train.distributed.env import is_restart, may_restart, world_size
 from train.errors import ConfigError
@@ -50,12 +50,15 @@ def parse(argv: Sequence[str]) -> Config:
     remembered = {name: value for name, value in stored.items() if name not in OF_THE_START}
     parser.set_defaults(**PRESETS[preset] | by_the_script | remembered)
     values = vars(parser.parse_args(tokens))
+    _save_as_evaluated(values, named, notes)
     sections = [section(**{f.name: values[f.name] for f in fields(section)}) for section in SECTIONS]
     config = Config(*sections, reason, sorted(named), record is not None, notes)
     config.run.preset = preset
     if record and config.run.output_dir is None:
         config.run.output_dir = str(record.parent)
     _refuse_code(values, flags, record or (argv or [""])[0])
+    if config.run.eval_only:
+        _refuse_training(flags)
     _check_together(config)
     return config
 
@@ -116,14 +119,16 @@ def _check_together(config: Config) -> None:
         if not value:
             raise ConfigError(f"--{name}: name one; only the presets beans, leaves and debug bring their own")
     if config.data.streaming:
-        if config.recipe.max_steps < 1:
+        if config.recipe.max_steps < 1 and not config.run.eval_only:
             raise ConfigError("--streaming true: a stream has no length; name --max_steps")
         if given := [name for name in ("max_train_samples", "max_eval_samples") if getattr(config.data, name)]:
             raise ConfigError(f"--{given[0]}: a subset cannot be drawn from a stream; leave it, or --streaming")
         if config.run.fsdp:
             raise ConfigError("--fsdp true: processes get unequal parts of a stream; leave it, or --streaming")
         if config.augment.class_weights == "balanced" or config.augment.sampler == "balanced":
-            raise ConfigError("--streaming: how many images a class has is not known, so nothing can be balanced")
+            raise ConfigError(
+                "--streaming: nothing can be balanced, as a stream does not say how many images a class has"
+            )
         if config.data.skip_bad_images:
             raise ConfigError("--skip_bad_images: a stream is not read beforehand; leave it, or --streaming")
     if config.run.several:
@@ -162,6 +167,30 @@ def _stored(parser: Parser, record: Path) -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError(f"{record}: {error}") from error
     return {name: values[name] for name in stored} | {"preset": preset}
+
+
+def _save_as_evaluated(values: dict[str, Any], named: set[str], notes: list[str]) -> None:
+    """Where only --eval_steps is named, the preset's --save_steps may not fit it, and follows."""
+    saves, evaluations = values["save_steps"], values["eval_steps"]
+    counted = isinstance(saves, int) and isinstance(evaluations, int) and evaluations > 0
+    if (
+        "eval_steps" in named
+        and "save_steps" not in named
+        and (saves % evaluations if counted else saves != evaluations)
+    ):
+        values["save_steps"] = evaluations
+        notes.append(f"--save_steps {evaluations}: as --eval_steps, so that every saved checkpoint has been evaluated")
+
+
+def _refuse_training(flags: Flags) -> None:
+    """--eval_only would ignore what only training does; a file of flags may hold it all the same."""
+    of_training = {item.name for item in fields(AugmentConfig)} | {
+        *EARLY_ENDS,
+        *("ema", "layer_decay", "freeze", "folds"),
+    }
+    typed = sorted(name for name, given in flags.given.items() if given.source == TYPED and name in of_training)
+    if typed:
+        raise ConfigError(f"--eval_only: trains nothing, so --{typed[0]} has no meaning beside it")
 
 
 def _refuse_code(values: dict[str, Any], flags: Flags, source: Path | str) -> None:

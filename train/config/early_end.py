@@ -1,5 +1,6 @@
 """When a run ends before its plan does: no better for a while, good enough, or out of time."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,9 +23,10 @@ class EarlyEnd:
         if self.until is not None:
             name, goal = self.until
             if values[name] <= goal if name == "loss" else values[name] >= goal:
-                return f"{name} {values[name]:.6g} is good enough (--until)"
+                return f"{name} is {values[name]:.6g}, which is good enough (--until)"
         if self.patience is not None and evaluations_since_best >= self.patience:
-            return f"no new best in {self.patience} evaluations (--early_stopping_patience)"
+            times = "evaluation" if self.patience == 1 else "evaluations"
+            return f"no new best in {self.patience} {times} (--early_stopping_patience)"
         return "the time is up (--max_time)" if time_is_up else ""
 
 
@@ -41,10 +43,14 @@ def _parse_until(text: str | None) -> tuple[str, float] | None:
     if text is None:
         return None
     name, _, value = text.rpartition("=")
+    name = name.removeprefix("eval_")
     try:
-        return name.removeprefix("eval_"), float(value)
+        goal = float(value)
     except ValueError as error:
         raise ConfigError(f"--until {text}: must have the form metric=value, such as eval_accuracy=0.98") from error
+    if not (0 <= goal < math.inf if name == "loss" else 0 <= goal <= 1):
+        raise ConfigError(f"--until {text}: {name} never reaches {value}; rates lie between 0 and 1")
+    return name, goal
 
 
 def _parse_time(text: str | None) -> float | None:

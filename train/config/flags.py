@@ -17,6 +17,25 @@ flags on the command line override it, and both override the preset. What a pres
 of the Hugging Face Trainer are understood, too."""
 
 SWITCH_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+# What timm, fastai and Ultralytics call some flags.
+PEERS = {
+    "epochs": "num_train_epochs",
+    "lr": "learning_rate",
+    "batch_size": "per_device_train_batch_size",
+    "batch": "per_device_train_batch_size",
+    "wd": "weight_decay",
+    "opt": "optim",
+    "sched": "lr_scheduler_type",
+    "patience": "early_stopping_patience",
+    "workers": "dataloader_num_workers",
+    "imgsz": "image_size",
+    "img_size": "image_size",
+    "data": "dataset",
+    "data_dir": "dataset",
+    "output": "output_dir",
+    "smoothing": "label_smoothing",
+    "resume": "resume_from_checkpoint",
+}
 SWITCHED_ON = {name for name, item in FLAGS.items() if item.default is True}
 
 
@@ -103,5 +122,5 @@ def _boolean(text: str) -> bool:
 
 def no_such_flag(name: str, known: Collection[str] = FLAGS.keys()) -> str:
     """What to say of an unknown flag."""
-    close = difflib.get_close_matches(name, known, n=1)
+    close = [PEERS[name]] if PEERS.get(name) in known else difflib.get_close_matches(name, known, n=1)
     return f"no such flag; {f'did you mean --{close[0]}?' if close else '--help lists every flag'}"

@@ -55,7 +55,7 @@ class Flags:
             return
         if before and before.source == given.source and before.spelled != given.spelled and not _same(before, given):
             both = f"--{before.spelled} and --{given.spelled}"
-            self.refuse(both, f"ask for {before.word} and {given.word}; leave one out", given.source)
+            self.refuse(both, f"ask for {before.value} and {given.value}; leave one out", given.source)
         self.given[name] = given
 
     def take(self, name: str) -> Given | None:

@@ -47,8 +47,7 @@ class RunConfig:
     )
     folds: int | None = flag(
         None,
-        "With --freeze backbone: also estimate the accuracy on this many folds of the training images, each judged by a"
-        " head that was trained on the others.",
+        "With --freeze backbone: also cross-validate the head on the training images, in this many folds.",
     )
     seed: int = flag(42, "Of the new head, the order of the images and everything else random.")
     cache_dir: str | None = flag(None, "Where the Hub libraries keep downloads and tables. Default: their own caches.")
@@ -130,8 +129,8 @@ class DataConfig:
     cache_size: float = flag(32.0, "GiB of disk that prepared images of all runs together may take.")
     dataloader_num_workers: str = flag(
         "auto",
-        "Processes that prepare batches; 0: the main process does. auto: 0 with an image cache, else by how long"
-        " decoding takes here.",
+        "Processes that prepare batches; 0: the main process does. auto: 0 with an image cache and without"
+        " augmentation, else by how long preparing takes here.",
     )
     dataloader_drop_last: bool = flag(False, "Drop the last, short batch of every epoch.")
     dataloader_timeout: int = flag(
@@ -240,17 +239,17 @@ class RecipeConfig:
     lr_scheduler_kwargs: str | None = flag(None, 'Its arguments: num_cycles=2 or {"num_cycles": 2}')
     warmup_steps: float = flag(0, "Updates of linear warm-up; below 1: a share of all updates.")
     early_stopping_patience: int | None = flag(
-        None, "End after this many evaluations in a row without a new best.", heading="when to end early"
+        None, "End after this many evaluations in a row without a new best.", heading="ending early"
     )
     until: str | None = flag(None, "End once an evaluation reaches this, such as eval_accuracy=0.98.")
-    max_time: str | None = flag(None, "End with an evaluation after so long, such as 90s, 10m or 2h, of all starts.")
+    max_time: str | None = flag(None, "End, with an evaluation, after 90s, 10m or 2h of training.")
     logging_steps: int | Literal["epoch"] = flag(
         500, "Log every N updates, or at the end of every epoch.", heading="logging, evaluation, checkpoints"
     )
     eval_steps: int | Literal["epoch"] = flag(
         500,
-        "Evaluate every N updates or every epoch, and at the end. Default for data that you name, where a run would"
-        " have fewer than three evaluations: epoch.",
+        "Evaluate every N updates or every epoch, and at the end. If you name the data but not this, and a run would"
+        " have fewer than three evaluations, it is epoch.",
     )
     save_steps: int | Literal["epoch"] = flag(
         500, "Save every N updates or every epoch, at the end, and at a new best. A multiple of eval_steps."
@@ -344,6 +343,7 @@ OF_THE_START = (
     "sweep",
     "folds",
 )
+EARLY_ENDS = ("early_stopping_patience", "until", "max_time")
 # Flags that change what is shown or kept, or the speed, but no bit of the weights.
 FREE = {
     *OF_THE_START,
@@ -358,6 +358,7 @@ FREE = {
     "ddp_timeout",
     "logging_steps",
     "save_total_limit",
+    *EARLY_ENDS,
 }
 
 

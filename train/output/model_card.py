@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from data import files
-from train.config.schema import Config, ModelConfig
+from train.config.schema import FLAGS, Config, ModelConfig
 from train.state import TrainState
 from train.system import hub
 from train.system.streams import printable
@@ -22,10 +22,11 @@ def write_model_card(
     """Write data, recipe, metrics with their interval, and how to load the model."""
     shown = vars(config.recipe) | {"seed": config.run.seed, "precision": decided["precision"]}
     shown |= {"image_size": config.model.image_size, "freeze": config.model.freeze}
+    shown |= {name: value for name, value in vars(config.augment).items() if value != FLAGS[name].default}
     rows = [(name, *(evaluation[f"eval_{kind}/{name}"] for kind in PER_CLASS)) for name in decided["label_names"]]
     low, high = evaluation["eval_accuracy_wilson_95"]
     card = CARD.format(
-        metadata=_metadata(folder, config, evaluation).to_yaml(),
+        metadata=_metadata(folder, config, state, evaluation).to_yaml(),
         title=as_text(folder.resolve().name),
         model=_origin(config.model),
         dataset=as_code(config.data.dataset),
@@ -37,7 +38,7 @@ def write_model_card(
         per_class="\n".join(f"| {as_text(name)} | {p:.4f} | {r:.4f} | {f1:.4f} |" for name, p, r, f1 in rows),
         recipe="\n".join(f"| {name} | {as_text(str(value))} |" for name, value in shown.items() if value is not None),
         **{name: decided[name] for name in ("train_images", "validation_images")},
-        **{name: evaluation[f"eval_{name}"] for name in ("accuracy", "f1_macro", "loss")},
+        **{name: evaluation[f"eval_{name}"] for name in ("accuracy", "balanced_accuracy", "f1_macro", "loss")},
     )
     files.write_text(folder / "README.md", card)
 
@@ -60,7 +61,7 @@ def as_code(name: str) -> str:
     return f"`{text}`" if fence == "`" else f"{fence} {text} {fence}"
 
 
-def _metadata(folder: Path, config: Config, evaluation: dict[str, Any]) -> ModelCardData:
+def _metadata(folder: Path, config: Config, state: TrainState, evaluation: dict[str, Any]) -> ModelCardData:
     """The YAML head that the Hub reads."""
     dataset, model = config.data.dataset, config.model.model
     on_hub = hub.is_hub_name(dataset)
@@ -81,7 +82,7 @@ def _metadata(folder: Path, config: Config, evaluation: dict[str, Any]) -> Model
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
-        tags=["image-classification", "vit"],
+        tags=["image-classification", state.raw_model.vit.config.model_type],
         base_model=model if hub.is_hub_name(model) else None,
         datasets=[dataset] if on_hub else None,
         model_name=folder.resolve().name,
@@ -101,6 +102,7 @@ These are the weights of update {step}, the best by validation {metric}.
 | on {validation_images} validation images | |
 |---|---|
 | accuracy | {accuracy:.4f} (95 % Wilson interval {low:.4f} to {high:.4f}) |
+| balanced accuracy | {balanced_accuracy:.4f} |
 | macro F1 | {f1_macro:.4f} |
 | loss | {loss:.6f} |
 

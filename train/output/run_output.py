@@ -78,16 +78,20 @@ class RunOutput:
             values["skipped_updates"] = state.skipped
             self._shown["skipped"] = str(state.skipped)
         self._record("train", state.step, epoch, values, values | {"epoch": epoch})
-        if self._writes:
-            self._show(refresh=True)
+        if not self._writes:
+            return
+        if self._bar.disable:  # nothing else would move where there is no terminal
+            say(f"update {state.step}/{self._total}  epoch {epoch:.2f}  loss {loss:.4f}  lr {learning_rate:.2e}")
+        self._show(refresh=True)
 
     def log_evaluation(self, state: TrainState, epoch: float, metrics: Metrics, improved: bool) -> None:
         """Record an evaluation and print it as one line."""
-        logged = metrics.logged()
+        logged, best = metrics.logged(), state.best.metric
+        chooses = "" if best in ("loss", "accuracy") else f"  {best} {metrics.values[best]:.4f}"
         self._record("eval", state.step, epoch, logged, {n.removeprefix("eval_"): v for n, v in logged.items()})
         say(
             f"update {state.step}/{self._total}  epoch {epoch:.2f}  eval loss {metrics.values['loss']:.4f}"
-            f"  accuracy {metrics.values['accuracy']:.4f}{'  best so far' if improved else ''}"
+            f"  accuracy {metrics.values['accuracy']:.4f}{chooses}{'  best so far' if improved else ''}"
         )
 
     def save_checkpoint(self, state: TrainState) -> None:

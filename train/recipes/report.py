@@ -26,15 +26,10 @@ class Comparison:
 
     difference: float
     interval: Interval
+    told_apart: bool  # whether chance does not explain the difference; of one seed each McNemar's test must agree
     wins: int | None = None  # of one seed each: images that only the second has right
     losses: int | None = None
     p_value: float | None = None  # of McNemar's exact test
-
-    @property
-    def told_apart(self) -> bool:
-        """Whether chance does not explain the difference."""
-        low, high = self.interval
-        return low > 0 or high < 0
 
 
 def compare(recipes: list[Recipe], metric: str) -> dict[str, Any]:
@@ -52,7 +47,7 @@ def compare(recipes: list[Recipe], metric: str) -> dict[str, Any]:
         "recipes": [figures(recipe, metric) for recipe in recipes],
         "comparisons": [
             vars(found)
-            | {"first": recipes[0].name, "second": recipe.name, "told_apart": found.told_apart}
+            | {"first": recipes[0].name, "second": recipe.name}
             | {"confidence": 1 - error, "text": sentence(recipes[0], recipe, metric, found)}
             for recipe, found in pairs
         ],
@@ -115,13 +110,21 @@ def compared(first: Recipe, second: Recipe, metric: str, error: float) -> Compar
     single = len(first.runs) == len(second.runs) == 1
     if single and metric == "accuracy":
         wins, losses = int((both[1] & ~both[0]).sum()), int((both[0] & ~both[1]).sum())
-        found = statistics.mcnemar_interval(wins, losses, both[0].size, error)
-        return Comparison(difference, found, wins, losses, statistics.mcnemar(wins, losses))
+        agreed, images = int((both[0] & both[1]).sum()), both[0].size
+        found = statistics.paired_interval(wins, losses, agreed, images, error)
+        p_value = statistics.mcnemar(wins, losses)
+        return Comparison(difference, found, p_value < error and _without_zero(found), wins, losses, p_value)
     generator = np.random.default_rng(SEED)
     luck = statistics.image_luck(both[1].mean(0) - both[0].mean(0), judged, generator)
     if not single:
         luck = luck + statistics.seed_luck(scores, generator)
-    return Comparison(difference, statistics.interval(luck, error))
+    found = statistics.interval(luck, error)
+    return Comparison(difference, found, _without_zero(found))
+
+
+def _without_zero(interval: Interval) -> bool:
+    low, high = interval
+    return low > 0 or high < 0
 
 
 def groups(recipe: Recipe, metric: str) -> list[np.ndarray]:

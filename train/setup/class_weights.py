@@ -1,10 +1,13 @@
 """--class_weights: how much each class weighs in the loss."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
 
 from train.errors import ConfigError
+
+MOST = 1e6  # times the mean: a larger weight is a mistake, and a smaller one trains nothing
 
 
 def class_weights(asked: str, label_names: list[str], labels: Sequence[int] | None) -> list[float]:
@@ -31,20 +34,32 @@ def class_weights(asked: str, label_names: list[str], labels: Sequence[int] | No
         named = _parse_weights(asked, label_names)
         weights = [named.get(name, 1.0) for name in label_names]
     mean = sum(weights[label] for label in labels) / len(labels)
-    return [weight / mean for weight in weights]
+    scaled = [weight / mean for weight in weights]
+    if not all(1 / MOST < weight < MOST for weight in scaled):
+        raise ConfigError(f"--class_weights {asked}: one class would weigh a million times as much as another")
+    return scaled
 
 
 def _parse_weights(text: str, label_names: list[str]) -> dict[str, float]:
-    named = {}
-    for part in text.split(","):
-        name, equals, value = part.rpartition("=")
-        try:
-            weight = float(value)
-        except ValueError:
-            weight = -1.0
-        if not equals or not 0 < weight < math.inf:
-            raise ConfigError(f"--class_weights {text}: must be balanced, or have the form class=2,class=0.5")
+    """`cat=2, dog=0.5`, or a JSON object for names that hold a comma."""
+    form = f"--class_weights {text}: must be balanced, class=2,class=0.5, or a JSON object"
+    try:
+        pairs = json.loads(text, object_pairs_hook=list) if text.startswith("{") else _pairs(text)
+        named = [(str(name).strip(), float(value)) for name, value in pairs]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(form) from error
+    for name, weight in named:
+        if not 0 < weight < math.inf:
+            raise ConfigError(form)
         if name not in label_names:
             raise ConfigError(f"--class_weights {text}: there is no class {name}; there are {', '.join(label_names)}")
-        named[name] = weight
-    return named
+    if len(dict(named)) < len(named):
+        raise ConfigError(f"--class_weights {text}: names a class twice")
+    return dict(named)
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    parts = [part.rpartition("=") for part in text.split(",")]
+    if not all(equals for _, equals, _ in parts):
+        raise ValueError(text)
+    return [(name, value) for name, _, value in parts]

@@ -11,6 +11,7 @@ from torch import nn
 from data.plan import Balance
 from data.seeds import derive_seed
 from train.config.schema import Config, RecipeConfig, RunConfig
+from train.errors import ConfigError, NonFiniteError
 from train.evaluate import balanced_accuracy
 from train.loop import train_step
 from train.loss import LossSum
@@ -29,15 +30,16 @@ def assign_folds(labels: Sequence[int], contents: Sequence[bytes], folds: int, s
         contents: a digest of each image; empty where it is not known.
         folds: how many.
         seed: of the order in which images are dealt out.
+
+    Raises:
+        ConfigError: there are fewer images than folds.
     """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(derive_seed(seed, "folds"))).tolist()
-    dealt: dict[int, int] = {}
     fold_of: dict[Any, int] = {}
-    for index in order:
-        copies = contents[index] or index
-        if copies not in fold_of:
-            fold_of[copies] = dealt.get(labels[index], 0) % folds
-            dealt[labels[index]] = dealt.get(labels[index], 0) + 1
+    for index in sorted(order, key=lambda index: labels[index]):  # class by class, and on from fold to fold
+        fold_of.setdefault(contents[index] or index, len(fold_of) % folds)
+    if len(fold_of) < folds:
+        raise ConfigError(f"--folds {folds}: there are {len(fold_of)} different training images; name a smaller number")
     return torch.tensor([fold_of[contents[index] or index] for index in range(len(labels))])
 
 
@@ -92,6 +94,10 @@ def _train_head(
         step = train_step(state, batches, plan.samples_in(update), recipe.max_grad_norm)
         if step.applied:
             state.schedule.step()
+        try:
+            state.precision.raise_if_not_finite(update)
+        except NonFiniteError as error:
+            raise ConfigError(f"--folds: update {update}: {error.what}; try a lower --learning_rate") from error
     return state.raw_model
 
 

@@ -105,6 +105,8 @@ def load_classifier(
 ) -> LoadedModel:
     """The model on its device, in the precision's dtype, with what is frozen in it."""
     run, asked, name = config.run, config.model, str(checkpoint or files.follow(config.model.model))
+    if checkpoint and (given := {"model", "model_revision"} & set(config.named)):
+        say(f"resume: --{min(given)} is not read: the run goes on from its own checkpoint")
     attention = choose_attention(precision.device, precision.name)
     where = {"cache_dir": run.cache_dir, "offline": offline, "revision": None if checkpoint else asked.model_revision}
     if run.eval_only:  # the data may have fewer classes than the model
@@ -197,7 +199,21 @@ def _build_pipeline(
     if isinstance(splits, Splits):
         for split in (splits.train, splits.validation) if len(splits.train) else (splits.validation,):
             say(f"data: {split.name}: {split.counts(splits.label_names)}")
+    if not run.eval_only and (changes := _described(config.augment)):
+        say(f"training images: {'; '.join(changes)}")
     return splits, pipeline
+
+
+def _described(augment: AugmentConfig) -> list[str]:
+    """How training images are drawn and changed, for people to read."""
+    changes = ["every class drawn equally often"] if augment.sampler == "balanced" else []
+    if augment.random_resized_crop is not None:
+        changes.append(f"random crops of at least {augment.random_resized_crop:g} of the area")
+    if augment.augment != "none":
+        changes.append(f"augmentation {augment.augment}")
+    if augment.random_erasing:
+        changes.append(f"a rectangle erased in {augment.random_erasing:g} of them")
+    return changes
 
 
 def _augmentation(augment: AugmentConfig, wanted: Preprocessing) -> Augmentation:
@@ -214,7 +230,8 @@ def _on_rare_classes(splits: Splits, metric: str) -> list[str]:
     if unequal and metric.removeprefix("eval_") in ("loss", "accuracy"):
         notes.append(
             f"classes are unequal ({unequal[0]}, {unequal[1]} training images), and {metric} hides the rare ones;"
-            " --metric_for_best_model balanced_accuracy counts all alike"
+            " --metric_for_best_model balanced_accuracy counts all alike, and --class_weights balanced or --sampler"
+            " balanced trains so"
         )
     return notes
 

@@ -3,7 +3,7 @@
 import math
 
 from data.plan import Plan, StreamPlan
-from train.config.schema import Config
+from train.config.schema import Config, RecipeConfig
 from train.errors import ConfigError
 from train.system.console import say
 
@@ -21,17 +21,27 @@ def settle_intervals(config: Config, plan: Plan | StreamPlan) -> None:
     recipe, epoch = config.recipe, _updates_in_epoch(plan)
     if _may_choose(config) and epoch is not None and epoch < recipe.eval_steps:
         evaluations = math.ceil(plan.total_updates / recipe.eval_steps)
-        if evaluations < FEWEST:
+        if evaluations < min(FEWEST, math.ceil(plan.total_updates / epoch)):
             say(
                 f"evaluation: every {recipe.eval_steps} updates would be {evaluations} in a run of"
                 f" {plan.total_updates}, so once an epoch, every {epoch} updates; --eval_steps sets it"
             )
             recipe.eval_steps = recipe.save_steps = epoch
+    _warn_of_patience(recipe, plan.total_updates, epoch)
     for name in ("logging_steps", "eval_steps", "save_steps"):
         if getattr(recipe, name) == "epoch":
             if epoch is None:
                 raise ConfigError(f"--{name} epoch: the length of this stream is not known; name a number of updates")
             setattr(recipe, name, epoch)
+
+
+def _warn_of_patience(recipe: RecipeConfig, updates: int, epoch: int | None) -> None:
+    every = epoch if recipe.eval_steps == "epoch" else recipe.eval_steps
+    if recipe.early_stopping_patience and every and recipe.early_stopping_patience >= math.ceil(updates / every):
+        say(
+            f"warning: --early_stopping_patience {recipe.early_stopping_patience} cannot end this run early: it has"
+            f" {math.ceil(updates / every)} evaluations; --eval_steps makes them more frequent"
+        )
 
 
 def _may_choose(config: Config) -> bool:

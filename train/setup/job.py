@@ -1,6 +1,7 @@
 """From inputs to everything that `fit` takes: state, data and output."""
 
 import platform
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from train.checkpoint import resume
 from train.checkpoint.folder import CheckpointFolder
 from train.config.early_end import parse_early_end
 from train.config.metrics import check_metric, choose_metric
-from train.config.schema import AugmentConfig, Config, RecipeConfig, RunConfig
+from train.config.record import RECORD, read_record
+from train.config.schema import EARLY_ENDS, AugmentConfig, Config, RecipeConfig, RunConfig
 from train.distributed.collectives import on_rank_zero
 from train.distributed.env import rank
 from train.distributed.parallel import replicate
@@ -62,7 +64,10 @@ def build_job(config: Config, inputs: Inputs, lock: Lock) -> Job:
         if config.run.folds:
             estimate = {"folds": estimate_by_folds(config, inputs, features, loss_sum_fn)}
     elif config.run.folds:
-        raise ConfigError(f"--folds: needs features that are computed once, but {why_not_kept(config, inputs)}")
+        why = why_not_kept(config, inputs)
+        raise ConfigError(f"--folds: needs --freeze backbone and features computed once; {why}")
+    if inputs.checkpoint and not estimate:  # made at an earlier start
+        estimate = {n: v for n, v in read_record(inputs.checkpoint.parent / RECORD).items() if n == "folds"}
     state = build_state(model, recipe, inputs.precision, plan.total_updates, names, loss_sum_fn, mix)
     speed = _tune(config.run, state, plan, data)
     decided = (
@@ -93,6 +98,9 @@ def estimate_by_folds(config: Config, inputs: Inputs, features: torch.Tensor, lo
         count,
     )
     low, high = found["accuracy_wilson_95"]
+    counts = Counter(split.labels)
+    if alone := [name for index, name in enumerate(names) if counts[index] == 1]:
+        say(f"warning: {', '.join(alone)}: with one training image, no head has seen the class that it is judged on")
     say(
         f"folds: accuracy {found['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}), balanced accuracy"
         f" {found['balanced_accuracy']:.4f}, of {len(split)} training images, each judged by a head that was trained on"
@@ -122,6 +130,10 @@ def open_output(
     run, total = config.run, decided["total_updates"]
     identity = resume.identity(config, decided, state.schedule.depends_on_length)
     log_bytes = resume.bring_back(state, checkpoint, identity, total, weights_loaded)
+    if checkpoint:
+        recorded = read_record(checkpoint.parent / RECORD)["config"]
+        if any(recorded.get(name) != getattr(config.recipe, name) for name in EARLY_ENDS):
+            state.ended = ""  # what ended it is another now
     folder, run_id = on_rank_zero(lambda: open_run(run.output_dir, config.flat(), decided, lock))
     keep = config.recipe.save_total_limit
     checkpoints = CheckpointFolder(folder, run_id, identity, keep, run.async_save, writes=rank() == 0)
@@ -159,7 +171,7 @@ def build_state(
     """Optimizer, schedule, loss and counters at update 0."""
     optimizer = build_optimizer(model, recipe)
     schedule = build_schedule(optimizer, recipe, total_updates)
-    return start_state(model, optimizer, schedule, precision, recipe, label_names, loss_sum_fn, mix)
+    return start_state(model, optimizer, schedule, precision, recipe, label_names, loss_sum_fn, total_updates, mix)
 
 
 def start_state(
@@ -170,6 +182,7 @@ def start_state(
     recipe: RecipeConfig,
     label_names: list[str],
     loss_sum_fn: LossSum,
+    total_updates: int,
     mix: Mix = as_they_are,
 ) -> TrainState:
     """The state at update 0, with what `recipe` says of the best model, of averaging and of an early end."""
@@ -178,6 +191,8 @@ def start_state(
     if early_end.until is not None:
         check_metric("until", early_end.until[0], label_names)
     average = average_of(model, recipe.ema) if recipe.ema is not None else None
+    if recipe.ema is not None and 1 / (1 - recipe.ema) > total_updates:
+        say(f"warning: --ema {recipe.ema} averages over more updates than the {total_updates} of this run")
     state = TrainState(model, optimizer, schedule, precision, best, loss_sum_fn, mix, average, early_end)
     state.model = replicate(model)
     return state

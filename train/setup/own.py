@@ -20,7 +20,6 @@ from train.optimizers.schedules import Schedule
 from train.output.run_output import RunOutput
 from train.precision import choose_compute
 from train.setup.inputs import make_plan
-from train.setup.intervals import settle_intervals
 from train.setup.job import describe, open_output, start_state
 from train.state import TrainState
 from train.system.console import say
@@ -60,7 +59,6 @@ def own_run(
     check_output_dir(run.output_dir, resuming=run.resume_from_checkpoint is not None and is_run(run.output_dir))
     precision = choose_compute(run)
     plan = make_plan(recipe, len(train), run)
-    settle_intervals(config, plan)
     options = LoadingOptions(recipe.per_device_eval_batch_size)
     images = OwnImages(train, run.seed), OwnImages(validation, run.seed)
     data = dataset_pipeline(*images, plan, precision.device, label_names, options, say)
@@ -68,7 +66,7 @@ def own_run(
     check_is_sum(loss_sum_fn, len(label_names), precision)
     model.to(precision.device, precision.dtype)
     schedule = schedule or build_schedule(optimizer, recipe, plan.total_updates)
-    state = start_state(model, optimizer, schedule, precision, recipe, label_names, loss_sum_fn)
+    state = start_state(model, optimizer, schedule, precision, recipe, label_names, loss_sum_fn, plan.total_updates)
     decided = describe(config, precision, data) | {"own": _identity(state, len(train), len(validation))}
     with ExitStack() as after_failure:
         lock = after_failure.enter_context(Lock())
@@ -111,6 +109,8 @@ def _check(
     for name in WITHOUT_EFFECT + (OF_THE_SCHEDULE if schedule else ()):
         if given[name] != FLAGS[name].default:
             raise ConfigError(f"{name}={given[name]!r}: has no effect in own_run")
+    if epoch := [name for name in ("logging_steps", "eval_steps", "save_steps") if given[name] == "epoch"]:
+        raise ConfigError(f"{epoch[0]}='epoch': name a number of updates; an epoch has len(train) / batch size of them")
     if run.output_dir is None:
         raise ConfigError("output_dir: name the folder of the run")
     if schedule is not None and not isinstance(schedule, Schedule):

@@ -10,6 +10,7 @@ from data.reading.leaves import LABEL_NAMES
 from models.loading import load_model
 from tests.running import records, run_here, same_tensors, weights
 from train.config.schema import AugmentConfig, Config, DataConfig, ModelConfig, RecipeConfig, RunConfig
+from train.errors import ConfigError
 from train.loss import cross_entropy_sum
 from train.precision import Precision
 from train.setup.folds import assign_folds, out_of_fold, summary
@@ -62,6 +63,10 @@ def test_folds_hold_every_class_and_keep_copies_together():
     for label, count in ((0, 50), (1, 10), (2, 7)):
         sizes = torch.bincount(fold[torch.tensor(labels) == label], minlength=5)
         assert sizes.sum() == count and sizes.max() - sizes.min() <= (3 if label == 0 else 1)
+    lonely = assign_folds([0, 1, 2, 3], [b""] * 4, 4, seed=1)
+    assert sorted(lonely.tolist()) == [0, 1, 2, 3]
+    with pytest.raises(ConfigError, match="--folds 5: there are 4 different training images"):
+        assign_folds([0, 1, 2, 3], [b""] * 4, 5, seed=1)
 
 
 def plain_probabilities(features, targets, fold, recipe, seed):
@@ -120,5 +125,5 @@ def test_an_estimate_by_folds_is_printed_and_recorded(tmp_path, capsys):
 )
 def test_folds_without_features_are_refused(flags, why, tmp_path, capsys):
     assert run_here("--preset", "debug", "--folds", 3, *flags, "--output_dir", tmp_path / "run") == 2
-    assert f"--folds: needs features that are computed once, but {why}" in capsys.readouterr().err
+    assert f"--folds: needs --freeze backbone and features computed once; {why}" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

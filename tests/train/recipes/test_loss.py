@@ -52,7 +52,8 @@ def test_weights_are_one_over_the_count_with_a_mean_of_one_over_the_images():
     weights = class_weights("balanced", NAMES, LABELS)
     assert weights == pytest.approx([10 / (3 * 6), 10 / (3 * 3), 10 / 3])  # scikit-learn's formula
     assert sum(weights[label] for label in LABELS) == pytest.approx(10)
-    named = class_weights("c=4,a=2", NAMES, LABELS)
+    named = class_weights("c=4, a=2", NAMES, LABELS)
+    assert named == class_weights('{"c": 4, "a": 2}', NAMES, LABELS)
     assert named[2] / named[1] == pytest.approx(4) and named[0] / named[1] == pytest.approx(2)
     assert sum(named[label] for label in LABELS) == pytest.approx(10)
     assert class_weights("c=2", NAMES, None) == pytest.approx([0.75, 0.75, 1.5])  # a stream: over the classes
@@ -62,11 +63,14 @@ def test_weights_are_one_over_the_count_with_a_mean_of_one_over_the_images():
     ("text", "message"),
     [
         ("d=1", "there is no class d; there are a, b, c"),
-        ("a", "must be balanced, or have the form"),
+        ("a", "must be balanced"),
         ("a=0", "must be balanced"),
         ("a=nan", "must be balanced"),
         ("a=-1", "must be balanced"),
         ("", "must be balanced"),
+        ("a=1,a=2", "names a class twice"),
+        ("a=1e9,b=1e-9", "a million times"),
+        ('{"a": "x"}', "must be balanced"),
     ],
 )
 def test_other_weights_are_refused(text, message):

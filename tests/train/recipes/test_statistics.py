@@ -12,7 +12,7 @@ from train.recipes.statistics import (
     image_luck,
     interval,
     mcnemar,
-    mcnemar_interval,
+    paired_interval,
     score,
     seed_luck,
     wilson_interval,
@@ -53,13 +53,15 @@ def test_mcnemars_p_value_is_the_share_of_coin_tosses_at_least_as_uneven():
             assert mcnemar(wins, tosses - wins) == pytest.approx(as_uneven / 2**tosses)
 
 
-def test_the_interval_of_one_seed_each_excludes_zero_just_when_mcnemar_finds_a_difference():
-    for wins, losses, error in itertools.product(range(16), range(16), (0.05, 0.01)):
-        low, high = mcnemar_interval(wins, losses, 100, error)
-        assert low <= (wins - losses) / 100 <= high
-        assert (low > 0 or high < 0) == (mcnemar(wins, losses) < error), (wins, losses, error)
-    low, high = mcnemar_interval(3, 7, 20)  # Clopper and Pearson of 3 in 10: 0.0667 to 0.6525
-    assert (low, high) == pytest.approx(((2 * 0.0667 - 1) / 2, (2 * 0.6525 - 1) / 2), abs=1e-4)
+def test_the_interval_of_one_seed_each_is_that_of_the_paper_and_holds_the_truth():
+    # Newcombe (1998), table II: 36 pairs both right, 12 and 2 one of them
+    assert paired_interval(2, 12, 36, 50) == pytest.approx((-0.3404, -0.0569), abs=1e-4)
+    assert paired_interval(0, 0, 54, 54)[0] < 0 < paired_interval(0, 0, 54, 54)[1]
+    generator = np.random.default_rng(1)
+    for images, win, loss in ((128, 0.04, 0.0), (24, 0.06, 0.02), (100, 0.03, 0.01), (133, 0.05, 0.05)):
+        drawn = generator.multinomial(images, [win, loss, 0.85, 0.15 - win - loss], size=400)
+        found = [paired_interval(wins, losses, both, images) for wins, losses, both, _ in drawn.tolist()]
+        assert np.mean([low <= win - loss <= high for low, high in found]) >= 0.92
 
 
 def test_balanced_accuracy_is_the_mean_of_the_classes_recalls():

@@ -131,7 +131,9 @@ def test_more_blocks_than_there_are_cannot_be_frozen(tmp_path, capsys):
 def test_a_frozen_recipe_evaluates(tmp_path, capsys):
     train(tmp_path / "run", "--freeze", "backbone")
     flags = ("--preset", "debug", "--model", tmp_path / "run", "--dataset", "builtin:leaves", "--max_eval_samples", 8)
-    assert run_here(*flags, "--freeze", "backbone", "--gradient_checkpointing", "true", "--eval_only") == 0
+    assert run_here(*flags, "--freeze", "backbone", "--eval_only") == 2
+    assert "--eval_only: trains nothing, so --freeze has no meaning beside it" in capsys.readouterr().err
+    assert run_here(*flags, "--eval_only") == 0
     assert '"eval_loss"' in capsys.readouterr().out
 
 
