@@ -103,9 +103,8 @@ def print_summary(
     for line in per_class_table(metrics):
         say(line)
     total = sum(state.seconds.values()) or 1e-9
-    say(
-        f"time: {total:.1f} s of training; {', '.join(f'{part} {spent / total:.1%}' for part, spent in state.seconds.items())}"
-    )
+    shares = ", ".join(f"{part} {spent / total:.1%}" for part, spent in state.seconds.items())
+    say(f"time: {total:.1f} s of training; {shares}")
     best = metrics.values[state.best.metric]
     matches = "matches the log" if best == state.best.value else f"the log says {state.best.value!r}"
     low, high = evaluation["eval_accuracy_wilson_95"]

@@ -193,15 +193,19 @@ def _build_pipeline(
         )
         splits.notes.extend(_on_rare_classes(splits, recipe.metric_for_best_model))
         sizes = f"{len(splits.train)} training and {len(splits.validation)} validation images"
+    _say_what_there_is(splits, sizes)
+    if not run.eval_only and (changes := _described(config.augment)):
+        say(f"training images: {'; '.join(changes)}")
+    return splits, pipeline
+
+
+def _say_what_there_is(splits: Splits | Streams, sizes: str) -> None:
     for note in splits.notes:
         say(note if note.startswith(WARNING) else f"data: {note}")
     say(f"data: {splits.dataset}: {sizes}, {len(splits.label_names)} classes: {', '.join(splits.label_names)}")
     if isinstance(splits, Splits):
         for split in (splits.train, splits.validation) if len(splits.train) else (splits.validation,):
             say(f"data: {split.name}: {split.counts(splits.label_names)}")
-    if not run.eval_only and (changes := _described(config.augment)):
-        say(f"training images: {'; '.join(changes)}")
-    return splits, pipeline
 
 
 def _described(augment: AugmentConfig) -> list[str]:

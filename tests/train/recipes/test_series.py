@@ -68,7 +68,7 @@ def test_seeds_are_different_whole_numbers(text):
         (("--sweep", "learning_rate=1e-4,-1"), "learning_rate=-1: --learning_rate -1.0: must be"),
         (("--sweep", "learning_rate=1e-4,fast"), "learning_rate=fast: --learning_rate"),
         (("--sweep", "optim=adamw,adamv"), "optim=adamv: --optim adamv"),
-        (("--sweep", "eval_steps=1,4"), "eval_steps=4: --save_steps 6"),
+        (("--sweep", "eval_steps=1,4", "--save_steps", 6), "eval_steps=4: --save_steps 6"),
         (("--sweep", "lerning_rate=1"), "did you mean --learning_rate"),
         (("--sweep", "1e-4,2e-4"), "must look like"),
         (("--sweep", "learning_rate="), "must look like"),
