@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from train.config.early_end import parse_early_end
 from train.config.metrics import PER_CLASS, check_metric
-from train.config.schema import Config, RecipeConfig
+from train.config.schema import FLAGS, Config, RecipeConfig
 from train.errors import ConfigError
 from train.optimizers.arguments import refusals_of
 from train.optimizers.names import check_optimizer, check_schedule, has_warmup
@@ -49,7 +49,7 @@ def _check_recipes(config: Config) -> list[str]:
     model, augment, recipe = config.model, config.augment, config.recipe
     if model.freeze == "backbone" and recipe.layer_decay < 1:
         raise ConfigError("--layer_decay: has no effect with --freeze backbone, as the head is one layer")
-    if "augment_magnitude" in config.named and augment.augment != "rand":
+    if augment.augment_magnitude != FLAGS["augment_magnitude"].default and augment.augment != "rand":
         raise ConfigError(f"--augment_magnitude: is for --augment rand, and this is --augment {augment.augment}")
     notes = []
     if augment.class_weights == "balanced" and augment.sampler == "balanced":

@@ -71,6 +71,8 @@ def out_of_fold(
         with torch.no_grad(), precision.autocast():
             logits = trained(features[fold == number].to(precision.device))
         found[fold == number] = logits.float().softmax(-1).cpu()
+    if not found.isfinite().all():  # after the last update, which no loss has judged
+        raise ConfigError("--folds: the head of a fold answers nan; try a lower --learning_rate")
     return found
 
 
