@@ -45,7 +45,7 @@ def check_identity(checkpoint: Path, identity: dict[str, Any]) -> None:
 
 
 # May be raised where the schedule does not depend on it.
-LENGTH = {"num_train_epochs", "max_steps"}
+LENGTH = {"num_train_epochs", "max_steps", "min_steps"}
 # The flag is only a name: what it names is compared instead (fingerprint, weights, precision).
 BY_CONTENT = {"dataset", "train_dir", "validation_dir", "test_dir", "model", "model_revision", "device", "precision"}
 

@@ -31,7 +31,7 @@ def run(arguments: Sequence[str], _: Signals) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("runs", nargs="*", metavar="RUN", help="Folder of a run, or of runs (--seeds, --sweep).")
-    parser.add_argument("--metric", choices=METRICS, default=METRICS[0], help="balanced_accuracy: mean over classes.")
+    parser.add_argument("--metric", choices=METRICS, help="Default: as the runs chose their best model, else accuracy.")
     parser.add_argument("--json", action="store_true", help="Print the comparison as JSON, and nothing else.")
     parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
     values = parser.parse_args(list(arguments))

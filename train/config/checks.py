@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from train.config.early_end import parse_early_end
 from train.config.metrics import PER_CLASS, check_metric
 from train.config.schema import FLAGS, Config, RecipeConfig
+from train.distributed.env import world_size
 from train.errors import ConfigError
 from train.optimizers.arguments import refusals_of
 from train.optimizers.names import check_optimizer, check_schedule, has_warmup
@@ -49,6 +50,12 @@ def _check_recipes(config: Config) -> list[str]:
     model, augment, recipe = config.model, config.augment, config.recipe
     if model.freeze == "backbone" and recipe.layer_decay < 1:
         raise ConfigError("--layer_decay: has no effect with --freeze backbone, as the head is one layer")
+    if model.freeze == "backbone" and model.gradient_checkpointing:
+        raise ConfigError("--gradient_checkpointing: has no effect with --freeze backbone, which keeps no activations")
+    if config.run.folds and (why := why_not_once(config)):
+        raise ConfigError(f"--folds: needs --freeze backbone and features computed once; {why}")
+    if config.run.torch_compile == "on" and why_not_once(config) is None:
+        raise ConfigError("--torch_compile on: has no effect on a head that trains on features computed once")
     if augment.augment_magnitude != FLAGS["augment_magnitude"].default and augment.augment != "rand":
         raise ConfigError(f"--augment_magnitude: is for --augment rand, and this is --augment {augment.augment}")
     notes = []
@@ -60,6 +67,22 @@ def _check_recipes(config: Config) -> list[str]:
             f" {recipe.num_train_epochs:g} epochs; 0.005 and 20 epochs suit it better, and cost little"
         )
     return notes
+
+
+def why_not_once(config: Config) -> str | None:
+    """Why the features of a frozen backbone cannot be computed once; None if they can."""
+    augment = config.augment
+    if config.model.freeze != "backbone":
+        return "the backbone is not frozen"
+    if config.data.streaming:
+        return "a stream is not kept"
+    if world_size() > 1:
+        return "there are several processes"
+    if augment.augment != "none" or augment.random_resized_crop is not None or augment.random_erasing:
+        return "augmentation changes the images in every epoch"
+    if augment.mixup or augment.cutmix:
+        return "MixUp and CutMix change the images of every batch"
+    return None
 
 
 def try_out(recipe: RecipeConfig, device: "torch.device") -> None:

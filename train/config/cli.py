@@ -50,6 +50,7 @@ def parse(argv: Sequence[str]) -> Config:
     remembered = {name: value for name, value in stored.items() if name not in OF_THE_START}
     parser.set_defaults(**PRESETS[preset] | by_the_script | remembered)
     values = vars(parser.parse_args(tokens))
+    _as_long_as_named(values, named, notes)
     _save_as_evaluated(values, named, notes)
     sections = [section(**{f.name: values[f.name] for f in fields(section)}) for section in SECTIONS]
     config = Config(*sections, reason, sorted(named), record is not None, notes)
@@ -167,6 +168,14 @@ def _stored(parser: Parser, record: Path) -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError(f"{record}: {error}") from error
     return {name: values[name] for name in stored} | {"preset": preset}
+
+
+def _as_long_as_named(values: dict[str, Any], named: set[str], notes: list[str]) -> None:
+    """Where only --num_train_epochs or --max_steps is named, the preset's --min_steps gives way."""
+    lengths = named & {"num_train_epochs", "max_steps"}
+    if values["min_steps"] and "min_steps" not in named and lengths:
+        notes.append(f"--min_steps {values['min_steps']} of the preset: left out, as you named --{min(lengths)}")
+        values["min_steps"] = 0
 
 
 def _save_as_evaluated(values: dict[str, Any], named: set[str], notes: list[str]) -> None:

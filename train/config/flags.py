@@ -4,7 +4,7 @@ import argparse
 import difflib
 import types
 import typing
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import Field, fields
 from typing import Any, NoReturn
 
@@ -36,6 +36,8 @@ PEERS = {
     "smoothing": "label_smoothing",
     "resume": "resume_from_checkpoint",
 }
+# Texts with a fixed vocabulary. What a preset or a record sets is taken back by none; a folder may have that name.
+TAKEN_BACK = {"class_weights", "freeze", "lr_scheduler_kwargs", "max_time", "optim_args", "until"}
 SWITCHED_ON = {name for name, item in FLAGS.items() if item.default is True}
 
 
@@ -94,6 +96,8 @@ def _add(group: Any, item: Field, hint: Any, text: str) -> None:
         kind = kinds[0] if isinstance(hint, types.UnionType) else hint
         options["type"] = _boolean if kind is bool else kind
         options["metavar"] = {bool: "", int: "N", float: "X", str: "TEXT"}[kind]
+        if isinstance(hint, types.UnionType) and (kind in (int, float) or item.name in TAKEN_BACK):
+            options |= {"type": _or_none(kind), "metavar": f"{options['metavar']}|none"}
     if options.get("type") is _boolean:
         options |= {"nargs": "?", "const": True}
     group.add_argument(f"--{item.name}", **options)
@@ -105,6 +109,14 @@ def _help(item: Field) -> str:
         text += f" Default: {'on' if item.default is True else item.default}."
     sets = {name: preset[item.name] for name, preset in PRESETS.items() if item.name in preset}
     return text + (f" [{', '.join(f'{name}: {value}' for name, value in sets.items())}]" if sets else "")
+
+
+def _or_none(kind: type) -> Callable[[str], Any]:
+    def value(text: str) -> Any:
+        return None if text == "none" else kind(text)
+
+    value.__name__ = kind.__name__  # argparse names it where a value is wrong
+    return value
 
 
 def _count_or_epoch(text: str) -> int | str:

@@ -23,7 +23,7 @@ def flag(default: Any, help: str, heading: str | None = None) -> Any:
 class RunConfig:
     """Which run this is, where it writes, and what it computes on."""
 
-    preset: Literal["auto", "beans", "leaves", "debug", "trainer"] = flag(
+    preset: Literal["auto", "beans", "best", "leaves", "debug", "trainer"] = flag(
         "auto",
         "Recipe to start from. auto: beans if the Hub or its cache can be reached, or a dataset or model is named; else"
         " leaves. trainer: the bare defaults of the Hugging Face Trainer.",
@@ -219,6 +219,7 @@ class RecipeConfig:
 
     num_train_epochs: float = flag(3.0, "Epochs to train; may be a fraction.", heading="recipe")
     max_steps: int = flag(-1, "Updates to train; if positive, it replaces --num_train_epochs.")
+    min_steps: int = flag(0, "Train at least this many updates: more epochs where images are few.")
     per_device_train_batch_size: int = flag(8, "Images per device and micro-batch in training.")
     per_device_eval_batch_size: int = flag(8, "Images per device and batch in evaluation.")
     gradient_accumulation_steps: int = flag(1, "Micro-batches whose gradients are added up for one update.")
@@ -273,7 +274,7 @@ class RecipeConfig:
             "save_steps",
             "save_total_limit",
         )
-        _at_least(self, 0, "weight_decay", "max_grad_norm", "warmup_steps")
+        _at_least(self, 0, "min_steps", "weight_decay", "max_grad_norm", "warmup_steps")
         _at_least(self, 1, "early_stopping_patience")
         _more_than_zero(self, "learning_rate")
         if not 0 < self.layer_decay <= 1:
@@ -287,6 +288,8 @@ class RecipeConfig:
         if self.max_steps < -1 or self.max_steps == 0:
             raise ConfigError(f"--max_steps {self.max_steps}: must be positive, or -1 for num_train_epochs")
         _at_least(self, -1, "max_steps")
+        if self.max_steps > 0 and self.min_steps:
+            raise ConfigError(f"--min_steps {self.min_steps}: --max_steps {self.max_steps} is the length; name one")
         self._check_saves()
 
     def _check_saves(self) -> None:

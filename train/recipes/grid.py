@@ -17,7 +17,7 @@ from train.recipes.runs import OF_THE_DATA
 
 LONGEST_NAME = 150  # of a folder, in characters; file systems take 255 bytes
 # A list of arguments has commas itself.
-LISTS = {"optim_args", "lr_scheduler_kwargs", "class_weights"}
+LISTS = {"optim_args", "lr_scheduler_kwargs"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,9 @@ def make_grid(arguments: list[str], config: Config) -> list[Start]:
     """
     flags = read_flags(build_parser(), arguments)
     _check_given(flags, config)
+    for name in ("seeds", "sweep"):
+        if sum(flag == name for flag, _ in split(arguments)) > 1:
+            raise ConfigError(f"--{name}: is there twice; name all values in one, separated by commas")
     common = _without(arguments, {"seeds", "sweep", "output_dir", "resume_from_checkpoint"})
     if not flags.script:  # whose flags mean more if no preset is named
         common.append(f"--preset={config.run.preset}")  # chosen once, for all of them

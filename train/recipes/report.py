@@ -32,13 +32,14 @@ class Comparison:
     p_value: float | None = None  # of McNemar's exact test
 
 
-def compare(recipes: list[Recipe], metric: str) -> dict[str, Any]:
+def compare(recipes: list[Recipe], metric: str | None = None) -> dict[str, Any]:
     """Every recipe's figures, and each recipe against the first.
 
     Args:
         recipes: on the same images.
-        metric: one of METRICS.
+        metric: one of METRICS; None for balanced accuracy if it chose the best model of every run, else accuracy.
     """
+    metric = metric or chosen_by(recipes)
     error = ERROR / max(1, len(recipes) - 1)  # Bonferroni
     pairs = [(recipe, compared(recipes[0], recipe, metric, error)) for recipe in recipes[1:]]
     return {
@@ -53,6 +54,12 @@ def compare(recipes: list[Recipe], metric: str) -> dict[str, Any]:
         ],
         "notes": notes(recipes, error),
     }
+
+
+def chosen_by(recipes: list[Recipe]) -> str:
+    """The metric to compare by, where none is named."""
+    chose = {str(run.flags["metric_for_best_model"]).removeprefix("eval_") for recipe in recipes for run in recipe.runs}
+    return "balanced_accuracy" if chose == {"balanced_accuracy"} else "accuracy"
 
 
 def notes(recipes: list[Recipe], error: float) -> list[str]:
@@ -74,6 +81,7 @@ def figures(recipe: Recipe, metric: str) -> dict[str, Any]:
     scores = {name: statistics.score(recipe.correct, groups(recipe, name)) for name in METRICS}
     found: dict[str, Any] = {
         "name": recipe.name,
+        "in_words": recipe.in_words,
         "flags": recipe.different,
         "runs": [str(run.folder) for run in recipe.runs],
         "seeds": [run.seed for run in recipe.runs],
@@ -163,7 +171,10 @@ def lines(document: dict[str, Any]) -> list[str]:
         return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
     head = f"judged on the same {document['images']} validation images; rates in percent"
-    return [head, *starmap(line, rows), *(found["text"] for found in document["comparisons"]), *document["notes"]]
+    found = document["recipes"]
+    long = [f"{each['name']}: {each['in_words']}" for each in found if each["name"] != each["in_words"]]
+    sentences = [each["text"] for each in document["comparisons"]]
+    return [head, *long, *starmap(line, rows), *sentences, *document["notes"]]
 
 
 def _row(found: dict[str, Any], metric: str) -> list[str]:

@@ -14,6 +14,7 @@ from train.config.schema import FLAGS, FREE
 from train.errors import ConfigError
 from train.recipes.predictions import PREDICTIONS, read_predictions
 
+LONGEST_NAME = 60  # of a recipe, in characters: sentences name two, and a table has one in each row
 SERIES = "series.json"  # in the folder of a series of runs
 # Where the data lies and what was drawn from it: where its content is known, that is compared instead.
 OF_THE_DATA = {
@@ -44,10 +45,16 @@ class Recipe:
 
     different: dict[str, Any]  # flags in which the recipes compared differ, as this one has them
     runs: list[Run]
+    number: int | None = None  # where the flags would be too long a name
 
     @property
     def name(self) -> str:
-        """`learning_rate=0.0001, weight_decay=0`."""
+        """`learning_rate=0.0001, weight_decay=0`, or `recipe 2`."""
+        return self.in_words if self.number is None else f"recipe {self.number}"
+
+    @property
+    def in_words(self) -> str:
+        """The flags in which it differs."""
         return ", ".join(f"{flag}={value}" for flag, value in self.different.items()) or "all runs"
 
     @cached_property
@@ -147,7 +154,10 @@ def _sorted_into_recipes(runs: list[Run]) -> list[Recipe]:
         names.remove("data")  # which differs because of it
     for found in recipes:
         _check_different(found, "seed", "the same recipe with the same seed, which is no second opinion; leave one out")
-    return [Recipe({name: _shown(name, found[0]) for name in names}, found) for found in recipes]
+    made = [Recipe({name: _shown(name, found[0]) for name in names}, found) for found in recipes]
+    if max(len(recipe.in_words) for recipe in made) <= LONGEST_NAME:
+        return made
+    return [replace(recipe, number=number) for number, recipe in enumerate(made, 1)]
 
 
 def _by_content(run: Run) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from train.config.schema import FLAGS, Config
 from train.errors import ConfigError, RunError
 from train.recipes.grid import Start, make_grid
 from train.recipes.predictions import PREDICTIONS
-from train.recipes.report import METRICS, compare, lines
+from train.recipes.report import compare, lines
 from train.recipes.runs import SERIES, read_recipes, read_series
 from train.system.console import say
 from train.system.signals import Interrupted, Signals
@@ -57,7 +57,7 @@ def train_series(arguments: list[str], config: Config, signals: Signals) -> None
             say(f"stopped in {which}; to continue: {again}")
             raise
     recipes = read_recipes([str(folder / start.name) for start in starts])
-    for line in lines(compare(recipes, METRICS[0])):
+    for line in lines(compare(recipes)):
         say(line)
     say(f"compare again: {shlex.join(['plainloop', 'compare', str(folder)])}")
 

@@ -12,29 +12,10 @@ from data.cache.prepared import Kept
 from data.loading.loader import Images
 from data.pipeline import DataPipeline, LoadingOptions, dataset_pipeline
 from data.plan import Batch
-from data.reading.splits import Splits
 from models.classifier import Classifier
-from train.config.schema import Config
-from train.distributed.env import world_size
 from train.precision import Precision
 from train.setup.inputs import Inputs
 from train.system.console import say
-
-
-def why_not_kept(config: Config, inputs: Inputs) -> str | None:
-    """Why features cannot be computed once; None if they can."""
-    augment = config.augment
-    if config.model.freeze != "backbone":
-        return "the backbone is not frozen"
-    if not isinstance(inputs.splits, Splits):
-        return "a stream is not kept"
-    if world_size() > 1:
-        return "there are several processes"
-    if augment.augment != "none" or augment.random_resized_crop is not None or augment.random_erasing:
-        return "augmentation changes the images in every epoch"
-    if augment.mixup or augment.cutmix:
-        return "MixUp and CutMix change the images of every batch"
-    return None
 
 
 def on_features(inputs: Inputs, eval_batch_size: int) -> tuple[DataPipeline, torch.Tensor]:

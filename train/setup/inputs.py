@@ -247,7 +247,8 @@ def make_plan(
     batch_size, accumulation = recipe.per_device_train_batch_size, recipe.gradient_accumulation_steps
     batches = batches_per_epoch(samples, batch_size * world_size(), drop_last)
     updates_per_epoch = math.ceil(batches / accumulation)
-    total = recipe.max_steps if recipe.max_steps > 0 else math.ceil(recipe.num_train_epochs * updates_per_epoch)
+    by_epochs = max(math.ceil(recipe.num_train_epochs * updates_per_epoch), recipe.min_steps)
+    total = recipe.max_steps if recipe.max_steps > 0 else by_epochs
     return Plan(
         samples, batch_size, accumulation, total, run.seed, drop_last, rank(), world_size(), run.stop_after, balance
     )

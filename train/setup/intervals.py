@@ -19,6 +19,11 @@ def settle_intervals(config: Config, plan: Plan | StreamPlan) -> None:
         ConfigError: an epoch was asked for, and the length of the stream is unknown.
     """
     recipe, epoch = config.recipe, _updates_in_epoch(plan)
+    if recipe.min_steps and epoch and math.ceil(recipe.num_train_epochs * epoch) < recipe.min_steps:
+        say(
+            f"length: {recipe.min_steps} updates, {recipe.min_steps / epoch:.3g} epochs, as --min_steps says;"
+            f" {recipe.num_train_epochs:g} epochs would be fewer"
+        )
     if _may_choose(config) and epoch is not None and epoch < recipe.eval_steps:
         evaluations = math.ceil(plan.total_updates / recipe.eval_steps)
         if evaluations < min(FEWEST, math.ceil(plan.total_updates / epoch)):

@@ -17,6 +17,7 @@ from data.plan import Plan, StreamPlan
 from data.reading.splits import Splits
 from train.checkpoint import resume
 from train.checkpoint.folder import CheckpointFolder
+from train.config.checks import why_not_once
 from train.config.early_end import parse_early_end
 from train.config.metrics import check_metric, choose_metric
 from train.config.record import RECORD, read_record
@@ -24,7 +25,6 @@ from train.config.schema import EARLY_ENDS, AugmentConfig, Config, RecipeConfig,
 from train.distributed.collectives import on_rank_zero
 from train.distributed.env import rank
 from train.distributed.parallel import replicate
-from train.errors import ConfigError
 from train.loss import LossSum, build_loss, check_is_sum, cross_entropy_sum
 from train.optim import build_optimizer, build_schedule
 from train.optimizers.schedules import Schedule
@@ -32,7 +32,7 @@ from train.output.run_folder import open_run
 from train.output.run_output import RunOutput
 from train.precision import Precision
 from train.setup.class_weights import class_weights
-from train.setup.features import on_features, why_not_kept
+from train.setup.features import on_features
 from train.setup.folds import assign_folds, out_of_fold, summary
 from train.setup.inputs import Inputs
 from train.state import Best, TrainState, average_of
@@ -59,13 +59,10 @@ def build_job(config: Config, inputs: Inputs, lock: Lock) -> Job:
     recipe, plan, model = config.recipe, inputs.data.plan, inputs.loaded.model
     loss_sum_fn, mix = choose_loss(config.augment, inputs)
     names, data, estimate = inputs.data.label_names, inputs.data, {}
-    if why_not_kept(config, inputs) is None:
+    if why_not_once(config) is None:
         data, features = on_features(inputs, recipe.per_device_eval_batch_size)
         if config.run.folds:
             estimate = {"folds": estimate_by_folds(config, inputs, features, loss_sum_fn)}
-    elif config.run.folds:
-        why = why_not_kept(config, inputs)
-        raise ConfigError(f"--folds: needs --freeze backbone and features computed once; {why}")
     if inputs.checkpoint and not estimate:  # made at an earlier start
         estimate = {n: v for n, v in read_record(inputs.checkpoint.parent / RECORD).items() if n == "folds"}
     state = build_state(model, recipe, inputs.precision, plan.total_updates, names, loss_sum_fn, mix)
@@ -202,7 +199,10 @@ def _tune(run: RunConfig, state: TrainState, plan: Plan | StreamPlan, data: Data
     """Switch the remaining fast paths on or off and print which are on; `run` keeps what was decided."""
     device, precision = state.precision.device, state.precision.name
     images = plan.total_updates * plan.batch_size * plan.accumulation  # of this process
-    compiling, why = choose_compile(run.torch_compile, device, precision, images)
+    if state.raw_model.on_features:
+        compiling, why = False, "a head alone trains"
+    else:
+        compiling, why = choose_compile(run.torch_compile, device, precision, images)
     run.torch_compile = "on" if compiling else "off"  # recorded, so that a resume computes the same bits
     if compiling:
         compile_model(state.raw_model.vit, plan.batch_size, device, plan.accumulation)

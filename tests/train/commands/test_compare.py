@@ -77,6 +77,31 @@ def test_a_series_is_compared_in_the_order_that_was_asked_for(runs, tmp_path, ca
     assert "series.json: cannot be used" in refusal(capsys, tmp_path)
 
 
+def changed(run, to, **flags):
+    """A copy of a run whose record has other flags."""
+    shutil.copytree(run, to)
+    record = json.loads((to / "run.json").read_text())
+    record["config"] |= flags
+    (to / "run.json").write_text(json.dumps(record))
+
+
+def test_recipes_that_differ_in_much_are_numbered(runs, tmp_path, capsys):
+    shutil.copytree(runs / "a42", tmp_path / "a")
+    changed(runs / "b42", tmp_path / "b", augment="flip", label_smoothing=0.1, random_resized_crop=0.4)
+    lines = compare(capsys, tmp_path).splitlines()
+    flags = "learning_rate=0.02"
+    assert lines[1].startswith("recipe 1: ") and lines[2].startswith("recipe 2: ") and flags in lines[2]
+    assert lines[4].startswith("recipe 1  1 ") and "recipe 2 and recipe 1 are not told apart" in lines[6]
+
+
+def test_runs_are_compared_by_the_metric_that_chose_their_best_models(runs, tmp_path, capsys):
+    for name in ("a42", "b42"):
+        changed(runs / name, tmp_path / name, metric_for_best_model="eval_balanced_accuracy")
+    assert json.loads(compare(capsys, tmp_path, "--json"))["metric"] == "balanced_accuracy"
+    assert json.loads(compare(capsys, tmp_path, "--json", "--metric", "accuracy"))["metric"] == "accuracy"
+    assert json.loads(compare(capsys, tmp_path / "a42", runs / "b42", "--json"))["metric"] == "accuracy"
+
+
 def test_one_seed_each_is_judged_by_mcnemar(runs, capsys):
     found = json.loads(compare(capsys, runs / "a42", runs / "b42", "--json"))["comparisons"][0]
     assert found["wins"] - found["losses"] == pytest.approx(12 * found["difference"])
@@ -101,7 +126,7 @@ def test_data_are_compared_by_content(tmp_path, capsys):
     found = json.loads(compare(capsys, *(tmp_path / "runs" / data.name for data in (one, moved, more)), "--json"))
     first, second = found["recipes"]
     assert first["seeds"] == [0, 1] and second["seeds"] == [2]
-    assert str(more) in second["name"] and second["flags"].keys() == {"data"}
+    assert str(more) in second["in_words"] and second["flags"].keys() == {"data"}
 
 
 def test_what_cannot_be_compared_is_refused_in_a_line(runs, tmp_path, capsys):

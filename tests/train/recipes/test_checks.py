@@ -1,8 +1,11 @@
 """Recipes that would change nothing, or change the same thing twice, are told before anything starts."""
 
+import json
+
 import pytest
 
 from tests.running import run_here
+from train.config.cli import parse
 
 DEBUG = ("--preset", "debug", "--max_steps", 2)
 
@@ -11,6 +14,10 @@ DEBUG = ("--preset", "debug", "--max_steps", 2)
     ("flags", "message"),
     [
         (("--freeze", "backbone", "--layer_decay", 0.7), "--layer_decay: has no effect with --freeze backbone"),
+        (("--freeze", "backbone", "--gradient_checkpointing"), "--gradient_checkpointing: has no effect with --freeze"),
+        (("--freeze", "backbone", "--torch_compile", "on"), "--torch_compile on: has no effect on a head"),
+        (("--folds", 3), "--folds: needs --freeze backbone and features computed once; the backbone is not frozen"),
+        (("--min_steps", 9), "--min_steps 9: --max_steps 2 is the length; name one"),
         (("--augment", "flip", "--augment_magnitude", 20), "--augment_magnitude: is for --augment rand"),
         (("--until", "accuracy=98"), "--until accuracy=98: accuracy never reaches 98"),
         (("--until", "loss=nan"), "--until loss=nan: loss never reaches nan"),
@@ -62,3 +69,27 @@ def test_what_only_training_does_is_refused_beside_eval_only(tmp_path, capsys):
     for given in (("--mixup", 0.2), ("--until", "loss=1"), ("--folds", 3), ("--ema", 0.9)):
         assert run_here(*flags, *given) == 2
         assert f"--eval_only: trains nothing, so {given[0]} has no meaning beside it" in capsys.readouterr().err
+
+
+def test_few_images_are_trained_on_for_more_epochs(tmp_path, capsys):
+    few = ("--preset", "debug", "--min_steps", 20, "--output_dir", tmp_path / "run")
+    assert run_here(*few) == 0
+    assert "length: 20 updates, 3.33 epochs, as --min_steps says; 2 epochs would be fewer" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["total_updates"] == 20
+
+
+def test_a_length_of_ones_own_replaces_that_of_the_preset():
+    for flags, length in ((["--num_train_epochs", "1"], (1.0, -1, 0)), (["--max_steps", "7"], (4.0, 7, 0))):
+        config = parse(["--preset", "best", *flags])
+        recipe = config.recipe
+        assert (recipe.num_train_epochs, recipe.max_steps, recipe.min_steps) == length
+        assert any("of the preset: left out, as you named" in note for note in config.notes)
+    assert parse(["--preset", "best", "--num_train_epochs", "1", "--min_steps", "9"]).recipe.min_steps == 9
+
+
+def test_none_takes_back_what_a_preset_or_a_file_sets(tmp_path):
+    (tmp_path / "flags.yaml").write_text("ema: 0.9\nclass_weights: balanced\nuntil: accuracy=0.9\nimage_size: 64\n")
+    names = ("ema", "class_weights", "until", "image_size", "random_resized_crop", "freeze", "early_stopping_patience")
+    config = parse([str(tmp_path / "flags.yaml"), *(f"--{name}=none" for name in names)])
+    assert [config.flat()[name] for name in names] == [None] * len(names)
+    assert parse(["--train_dir", "none", "--dataset", "x"]).data.train_dir == "none"  # a folder may have that name

@@ -43,6 +43,12 @@ def test_every_combination_has_every_seed():
     assert {start.flags["split_seed"] for start in starts} == {42}  # all are judged on the same images
 
 
+def test_what_is_off_by_default_is_swept_with_none():
+    starts = grid("--sweep", "class_weights=none,balanced,ema=none,0.5")
+    found = [(start.flags["class_weights"], start.flags["ema"]) for start in starts]
+    assert found == [(None, None), (None, 0.5), ("balanced", None), ("balanced", 0.5)]
+
+
 def test_a_split_seed_of_ones_own_is_kept_and_without_seeds_there_is_none():
     assert grid("--seeds", "7,8", "--split_seed", "5")[0].flags["split_seed"] == 5
     assert grid("--sweep", "learning_rate=1,2", "--seed", "9")[1].flags["split_seed"] is None
@@ -74,6 +80,7 @@ def test_seeds_are_different_whole_numbers(text):
         (("--sweep", "learning_rate="), "must look like"),
         (("--sweep", "learning_rate=1,learning_rate=2"), "names learning_rate twice"),
         (("--sweep", "learning_rate=1e-4,0.0001"), "is there twice"),
+        (("--sweep", "learning_rate=1", "--sweep", "weight_decay=0,1"), "--sweep: is there twice; name all values"),
         (("--sweep", "seed=1,2"), "name the seeds in --seeds"),
         (("--sweep", "dataset=a,b"), "judged on different images"),
         (("--sweep", "output_dir=a,b"), "nothing to compare"),
