@@ -190,7 +190,7 @@ def _on_disk(
             checked = _read_record(file, shapes)
             if checked is None:
                 checked = _build(file, splits, resizes, shapes)
-                _make_room(folder, file, policy.disk_gib)
+                make_room(folder, file, policy.disk_gib)
             os.utime(file)  # the least recently used file goes first
             storage = _mapped(file, _total(shapes))
     except OSError as error:
@@ -244,12 +244,13 @@ def _read_record(file: Path, shapes: Shapes) -> CheckResult | None:
         return None
 
 
-def _make_room(folder: Path, newest: Path, most_gib: float) -> None:
+def make_room(folder: Path, newest: Path, most_gib: float) -> None:
     """Delete the least recently used files until all together take at most `most_gib`.
 
     A file that another process has mapped stays readable there until that process ends; Windows does not delete it.
     """
-    found = sorted(folder.glob("images-*.bin"), key=lambda file: file.stat().st_mtime_ns)
+    kept = (*folder.glob("images-*.bin"), *folder.glob("features-*.safetensors"))
+    found = sorted(kept, key=lambda file: file.stat().st_mtime_ns)
     left = sum(file.stat().st_size for file in found)
     for file in found:
         if left > most_gib * GIB and file != newest:

@@ -151,6 +151,14 @@ def resize_for(model: Classifier) -> Resize:
     return Resize(wanted.height, wanted.width, wanted.interpolation, wanted.before_crop)
 
 
+def cache_policy(config: Config) -> CachePolicy:
+    """Where what was prepared may be kept."""
+    data = config.data
+    return CachePolicy(
+        data.image_cache, data.cache_memory, data.cache_size, config.run.cache_dir, shared=world_size() > 1
+    )
+
+
 def _build_pipeline(
     config: Config, splits: Splits | Streams, model: Classifier, device: torch.device
 ) -> tuple[Splits | Streams, DataPipeline]:
@@ -174,9 +182,6 @@ def _build_pipeline(
             augmentation,
         )
     else:
-        policy = CachePolicy(
-            data.image_cache, data.cache_memory, data.cache_size, run.cache_dir, shared=world_size() > 1
-        )
         options = LoadingOptions(
             recipe.per_device_eval_batch_size, data.dataloader_num_workers, data.dataloader_timeout
         )
@@ -185,7 +190,7 @@ def _build_pipeline(
             lambda labels: make_plan(recipe, len(labels), run, data.dataloader_drop_last, balance(labels)),
             resize,
             device,
-            policy,
+            cache_policy(config),
             options,
             data.skip_bad_images,
             say,

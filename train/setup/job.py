@@ -34,7 +34,7 @@ from train.precision import Precision
 from train.setup.class_weights import class_weights
 from train.setup.features import on_features
 from train.setup.folds import assign_folds, out_of_fold, summary
-from train.setup.inputs import Inputs
+from train.setup.inputs import Inputs, cache_policy
 from train.state import Best, TrainState, average_of
 from train.system.compile import choose_compile, compile_model
 from train.system.console import say
@@ -60,7 +60,7 @@ def build_job(config: Config, inputs: Inputs, lock: Lock) -> Job:
     loss_sum_fn, mix = choose_loss(config.augment, inputs)
     names, data, estimate = inputs.data.label_names, inputs.data, {}
     if why_not_once(config) is None:
-        data, features = on_features(inputs, recipe.per_device_eval_batch_size)
+        data, features = on_features(inputs, recipe.per_device_eval_batch_size, cache_policy(config))
         if config.run.folds:
             estimate = {"folds": estimate_by_folds(config, inputs, features, loss_sum_fn)}
     if inputs.checkpoint and not estimate:  # made at an earlier start

@@ -23,7 +23,7 @@ def test_features_give_the_head_the_updates_that_images_give_it(tmp_path, capsys
     """In float64, where the batch that an image is computed in changes its features in the last bits only."""
     exact = (*FROZEN, "--precision", "fp64", "--logging_steps", 1, "--output_dir")
     assert run_here(*exact, tmp_path / "features") == 0
-    assert "features: of 42 images computed once" in capsys.readouterr().out
+    assert "features: 42 images, computed once" in capsys.readouterr().out
     # Erasing no image at all changes nothing, but the features cannot be known to be the same.
     assert run_here(*exact, tmp_path / "images", "--random_erasing", 1e-12) == 0
     assert "features:" not in capsys.readouterr().out
@@ -51,6 +51,37 @@ def test_a_run_on_features_resumes_to_the_same_bits(tmp_path):
     assert run_here(*flags, tmp_path / "broken", "--resume_from_checkpoint", "auto") == 0
     assert same_tensors(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
     assert records(tmp_path / "whole") == records(tmp_path / "broken")
+
+
+def test_features_are_shared_by_runs_on_the_same_data(tmp_path, capsys):
+    cached = (*FROZEN, "--image_cache", "auto", "--cache_dir", tmp_path / "cache", "--output_dir")
+
+    def computed(name, *flags):
+        assert run_here(*cached, tmp_path / name, *flags) == 0
+        said = capsys.readouterr().out
+        assert ("computed once in" in said) != ("as an earlier run computed them" in said)
+        return "computed once in" in said
+
+    assert computed("first") and not computed("second") and not computed("rate", "--learning_rate", 0.01)
+    assert same_tensors(weights(tmp_path / "first"), weights(tmp_path / "second"))
+    assert records(tmp_path / "first") == records(tmp_path / "second")
+    assert computed("other-data", "--split_seed", 5) and computed("other-model", "--model", "builtin:small")
+    assert computed("other-precision", "--precision", "bf16") and computed("nowhere", "--image_cache", "none")
+    files = sorted(tmp_path.glob("cache/**/features-*.safetensors"), key=lambda file: file.stat().st_mtime_ns)
+    assert len(files) == 4
+    files[0].write_bytes(files[0].read_bytes()[:-1])  # damaged
+    assert computed("again") and same_tensors(weights(tmp_path / "first"), weights(tmp_path / "again"))
+
+
+def test_a_cache_that_cannot_be_written_is_said(tmp_path, capsys):
+    cached = (*FROZEN, "--image_cache", "auto", "--cache_dir", tmp_path / "cache", "--output_dir")
+    assert run_here(*cached, tmp_path / "first") == 0
+    (file,) = tmp_path.glob("cache/**/features-*.safetensors")
+    file.unlink()
+    file.with_suffix(".tmp").mkdir()  # as root, permissions stop nobody
+    assert run_here(*cached, tmp_path / "second") == 0
+    assert "features are not kept for the next run" in capsys.readouterr().out
+    assert same_tensors(weights(tmp_path / "first"), weights(tmp_path / "second"))
 
 
 def test_folds_hold_every_class_and_keep_copies_together():
