@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.running import run_here
+from train.config.checks import check_flags
 from train.config.cli import parse
 
 DEBUG = ("--preset", "debug", "--max_steps", 2)
@@ -69,6 +70,19 @@ def test_what_only_training_does_is_refused_beside_eval_only(tmp_path, capsys):
     for given in (("--mixup", 0.2), ("--until", "loss=1"), ("--folds", 3), ("--ema", 0.9)):
         assert run_here(*flags, *given) == 2
         assert f"--eval_only: trains nothing, so {given[0]} has no meaning beside it" in capsys.readouterr().err
+
+
+def test_a_head_alone_has_a_rate_and_a_length_that_suit_it():
+    def recipe(*flags):
+        config = parse(["--dataset", "x", "--freeze", "backbone", *flags])
+        return (notes := check_flags(config)) and notes[0], config.recipe.learning_rate, config.recipe.num_train_epochs
+
+    note, *found = recipe()
+    assert "which suit a head alone" in note and found == [0.002, 20.0]
+    assert recipe("--learning_rate", "1e-3") == ([], 1e-3, 4.0)
+    note, *found = recipe("--augment", "flip")
+    assert "augmentation changes the images in every epoch, name them" in note and found == [2e-4, 4.0]
+    assert recipe("--preset", "debug") == ([], 1e-3, 2.0)
 
 
 def test_few_images_are_trained_on_for_more_epochs(tmp_path, capsys):
