@@ -74,7 +74,7 @@ def evaluate(
         predictions.append(logits.argmax(-1))
         labels.append(batch["labels"])
         if with_predictions:
-            taken_for.append(_taken_for(logits, predictions[-1], batch))
+            taken_for.append(_taken_for(logits, predictions[-1], losses, batch))
     model.train(was_training)
     counts.update(torch.cat(predictions), torch.cat(labels))  # once, because on CUDA each call waits for the device
     found = counts.compute()  # torchmetrics adds up the counts of all processes
@@ -88,11 +88,13 @@ def evaluate(
     return Metrics(values, found["confusion"].tolist(), samples, time.perf_counter() - started, listed)
 
 
-def _taken_for(logits: torch.Tensor, predicted: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, ...]:
+def _taken_for(
+    logits: torch.Tensor, predicted: torch.Tensor, losses: torch.Tensor, batch: Batch
+) -> tuple[torch.Tensor, ...]:
     """The columns of `Prediction` for a batch; they stay on the device."""
     classes = torch.stack([predicted, batch["labels"].clamp(min=0)], dim=1)
     probabilities = _at_least_float32(logits).softmax(-1).gather(1, classes)
-    return batch["index"], batch["labels"], predicted, *probabilities.unbind(1)
+    return batch["index"], batch["labels"], predicted, *probabilities.unbind(1), losses
 
 
 def _gathered(batches: list[tuple[torch.Tensor, ...]]) -> list[Prediction]:

@@ -12,7 +12,7 @@ from train.errors import ConfigError
 from train.system.streams import printable
 
 PREDICTIONS = "predictions.csv"
-COLUMNS = ["image", "label", "predicted", "probability", "label_probability"]
+COLUMNS = ["image", "label", "predicted", "probability", "label_probability", "loss"]
 FORMULA = ("=", "+", "-", "@", "\t", "'")  # a spreadsheet computes what begins so, unless a quote stands before it
 
 
@@ -24,6 +24,7 @@ class Prediction(NamedTuple):
     predicted: int
     probability: float  # of the class that was predicted, 0..1
     label_probability: float
+    loss: float  # cross-entropy in nats
 
 
 def write_predictions(
@@ -41,8 +42,8 @@ def write_predictions(
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
-    for index, label, predicted, *probabilities in predictions:
-        shown = (f"{probability:.6g}" for probability in probabilities)
+    for index, label, predicted, *numbers in predictions:
+        shown = (f"{number:.6g}" for number in numbers)
         table.writerow([_safe(images[index]), classes[label], classes[predicted], *shown])
     files.write_text(folder / PREDICTIONS, text.getvalue())
 

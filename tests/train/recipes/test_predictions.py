@@ -43,6 +43,7 @@ def test_a_run_writes_what_transformers_takes_each_image_for(tmp_path):
     right = [row["label"] == row["predicted"] for row in found]
     assert results["eval_accuracy"] == pytest.approx(np.mean(right))
     losses = [-math.log(float(row["label_probability"])) for row in found]
+    assert [float(row["loss"]) for row in found] == pytest.approx(losses, abs=1e-4)
     assert results["eval_loss"] == pytest.approx(np.mean(losses), abs=1e-5)
 
 
@@ -78,7 +79,7 @@ def test_images_of_a_stream_have_their_number(tmp_path):
 
 def test_names_of_others_are_text_in_a_terminal_and_in_a_spreadsheet(tmp_path):
     names = ["=1+1", "a,b", 'say "x"\n', "\x1b[2Jü", "'quoted", "\udcff"]
-    made = [Prediction(index, 0, 1, 0.75, 0.25) for index in (0, 1, 2, 3, 4, 5)]
+    made = [Prediction(index, 0, 1, 0.75, 0.25, 1.4) for index in (0, 1, 2, 3, 4, 5)]
     write_predictions(tmp_path, made, itertools.chain(names, itertools.repeat("more")), ["-cat", "dog"])
     found = rows(tmp_path)
     assert list(found[0]) == COLUMNS and found[0]["label"] == "'-cat" and found[0]["predicted"] == "dog"
