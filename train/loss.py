@@ -16,18 +16,23 @@ from train.precision import Precision
 LossSum = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def build_loss(weight: torch.Tensor | None, label_smoothing: float) -> LossSum:
+def build_loss(weight: torch.Tensor | None, label_smoothing: float, adjustment: torch.Tensor | None = None) -> LossSum:
     """The training loss. To use your own, such as `focal_loss_sum`, return it from here.
 
     Args:
         weight: of each class [classes], which --class_weights asks for.
         label_smoothing: share of every label that is spread over all classes.
+        adjustment: of each class [classes], added to the logits, which --logit_adjustment asks for.
     """
-    return partial(cross_entropy_sum, weight=weight, label_smoothing=label_smoothing)
+    return partial(cross_entropy_sum, weight=weight, label_smoothing=label_smoothing, adjustment=adjustment)
 
 
 def cross_entropy_sum(
-    logits: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor | None = None, label_smoothing: float = 0.0
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    weight: torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
+    adjustment: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Cross-entropy in nats, summed over the images; the label -100 marks padding and adds nothing.
 
@@ -36,7 +41,11 @@ def cross_entropy_sum(
         labels: int64 [n]; or, after MixUp or CutMix, the share of each class [n, classes], all zero for padding.
         weight: of each class [classes]; the sum is not divided by the weights.
         label_smoothing: share of every label that is spread over all classes (Szegedy et al., 2016).
+        adjustment: of each class [classes], added to the logits (Menon et al., Long-tail learning via logit
+            adjustment, 2021).
     """
+    if adjustment is not None:
+        logits = logits + adjustment
     if not labels.is_floating_point():
         return F.cross_entropy(logits, labels, weight, reduction="sum", label_smoothing=label_smoothing)
     whole = labels.sum(-1, keepdim=True)  # 1, but 0 for padding, which stays 0

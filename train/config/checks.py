@@ -58,6 +58,8 @@ def _check_recipes(config: Config) -> list[str]:
         raise ConfigError("--torch_compile on: has no effect on a head that trains on features computed once")
     if augment.augment_magnitude != FLAGS["augment_magnitude"].default and augment.augment != "rand":
         raise ConfigError(f"--augment_magnitude: is for --augment rand, and this is --augment {augment.augment}")
+    if augment.logit_adjustment and augment.sampler == "balanced":
+        raise ConfigError("--logit_adjustment: has no effect with --sampler balanced, which draws all classes alike")
     notes = []
     if augment.class_weights == "balanced" and augment.sampler == "balanced":
         notes.append("class weights and sampler are both balanced, so rare classes count twice over; one is enough")

@@ -126,7 +126,8 @@ def _check_together(config: Config) -> None:
             raise ConfigError(f"--{given[0]}: a subset cannot be drawn from a stream; leave it, or --streaming")
         if config.run.fsdp:
             raise ConfigError("--fsdp true: processes get unequal parts of a stream; leave it, or --streaming")
-        if config.augment.class_weights == "balanced" or config.augment.sampler == "balanced":
+        augment = config.augment
+        if augment.class_weights == "balanced" or augment.sampler == "balanced" or augment.logit_adjustment:
             raise ConfigError(
                 "--streaming: nothing can be balanced, as a stream does not say how many images a class has"
             )

@@ -197,13 +197,18 @@ class AugmentConfig:
     class_weights: str | None = flag(
         None, "balanced: each class weighs the same in the loss, however rare. Or by name: healthy=1,bean_rust=2."
     )
+    logit_adjustment: float = flag(
+        0.0,
+        "While training, add this times the logarithm of its share of the images to the logit of each class, so that"
+        " rare classes get a wider margin. Such as 1.",
+    )
     sampler: Literal["shuffled", "balanced"] = flag(
         "shuffled", "balanced: draw every class equally often, with replacement, instead of every image once an epoch."
     )
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        _at_least(self, 0, "mixup", "cutmix")
+        _at_least(self, 0, "mixup", "cutmix", "logit_adjustment")
         for name in ("random_erasing", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"--{name} {getattr(self, name)}: must lie between 0 and 1")

@@ -1,4 +1,4 @@
-"""--class_weights: how much each class weighs in the loss."""
+"""--class_weights and --logit_adjustment: how much rare classes count in the loss."""
 
 import json
 import math
@@ -38,6 +38,18 @@ def class_weights(asked: str, label_names: list[str], labels: Sequence[int] | No
     if not all(1 / MOST < weight < MOST for weight in scaled):
         raise ConfigError(f"--class_weights {asked}: one class would weigh a million times as much as another")
     return scaled
+
+
+def log_shares(label_names: list[str], labels: Sequence[int]) -> list[float]:
+    """The natural logarithm of each class's share of the training images.
+
+    Raises:
+        ConfigError: a class without images.
+    """
+    counts = Counter(labels)
+    if never := [name for index, name in enumerate(label_names) if not counts[index]]:
+        raise ConfigError(f"--logit_adjustment: there is no training image of {', '.join(never)}")
+    return [math.log(counts[index] / len(labels)) for index in range(len(label_names))]
 
 
 def _parse_weights(text: str, label_names: list[str]) -> dict[str, float]:

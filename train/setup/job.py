@@ -31,7 +31,7 @@ from train.optimizers.schedules import Schedule
 from train.output.run_folder import open_run
 from train.output.run_output import RunOutput
 from train.precision import Precision
-from train.setup.class_weights import class_weights
+from train.setup.class_weights import class_weights, log_shares
 from train.setup.features import on_features
 from train.setup.folds import assign_folds, out_of_fold, summary
 from train.setup.inputs import Inputs, cache_policy
@@ -146,12 +146,17 @@ def choose_loss(augment: AugmentConfig, inputs: Inputs) -> tuple[LossSum, Mix]:
         weights = class_weights(augment.class_weights, names, labels)
         weight = torch.tensor(weights, dtype=precision.dtype, device=precision.device)
         notes.append("class weights " + ", ".join(f"{w:.3g} {name}" for name, w in zip(names, weights, strict=True)))
+    adjustment = None
+    if augment.logit_adjustment:
+        shares = torch.tensor(log_shares(names, inputs.splits.train.labels), dtype=precision.dtype)
+        adjustment = (augment.logit_adjustment * shares).to(precision.device)
+        notes.append(f"logit adjustment {augment.logit_adjustment:g}")
     if augment.label_smoothing:
         notes.append(f"label smoothing {augment.label_smoothing:g}")
     notes += [f"{name} {alpha:g}" for name, alpha in (("MixUp", augment.mixup), ("CutMix", augment.cutmix)) if alpha]
     if notes:
         say(f"training loss: cross-entropy with {'; '.join(notes)}; that of evaluations is without")
-    loss_sum_fn = build_loss(weight, augment.label_smoothing)
+    loss_sum_fn = build_loss(weight, augment.label_smoothing, adjustment)
     check_is_sum(loss_sum_fn, len(names), precision)
     return loss_sum_fn, build_mix(augment.mixup, augment.cutmix, len(names))
 
