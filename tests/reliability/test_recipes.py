@@ -20,6 +20,7 @@ RECIPES = {
     "smoothing": ("--label_smoothing", 0.1),
     "weights": ("--class_weights", "balanced"),
     "named weights": ("--class_weights", "healthy=3"),
+    "adjusted": ("--logit_adjustment", 1),
     "balanced": ("--sampler", "balanced"),
     "ema": ("--ema", 0.9),
     "layers": ("--layer_decay", 0.7),
@@ -32,6 +33,12 @@ RECIPES = {
     "epoch": ("--eval_steps", "epoch", "--save_steps", "epoch", "--logging_steps", "epoch"),
 }
 KILLS = 3
+
+
+def without_effect(chosen: dict) -> set[str]:
+    """What the program refuses beside the others."""
+    of_backbone = {"--layer_decay", "--gradient_checkpointing"} if chosen.get("--freeze") == "backbone" else set()
+    return of_backbone | ({"--logit_adjustment"} if "--sampler" in chosen else set())
 
 
 def killed_and_resumed(flags: tuple, folder, rng: random.Random) -> str:
@@ -74,5 +81,7 @@ def test_recipes_together_resume_to_the_same_bits(number, tmp_path):
         flags = RECIPES[name]
         if not {flag for flag in flags if str(flag).startswith("--")} & chosen.keys():  # one value a flag
             chosen |= dict(zip(flags[::2], flags[1::2], strict=True))
+    for name in without_effect(chosen):
+        chosen.pop(name, None)
     print(chosen)
     check(tuple(part for pair in chosen.items() for part in pair), tmp_path, seed=number)

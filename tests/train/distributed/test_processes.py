@@ -113,7 +113,7 @@ def test_two_processes_with_half_the_batch_train_like_one(alone, tmp_path):
 
 PER_SAMPLE = (
     *("--augment", "trivial", "--random_resized_crop", 0.5, "--random_erasing", 0.3, "--label_smoothing", 0.1),
-    *("--class_weights", "healthy=2", "--sampler", "balanced", "--ema", 0.9, "--layer_decay", 0.8, "--image_size", 48),
+    *("--class_weights", "healthy=2", "--logit_adjustment", 1, "--ema", 0.9, "--layer_decay", 0.8, "--image_size", 48),
 )
 
 

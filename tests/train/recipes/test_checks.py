@@ -19,6 +19,10 @@ DEBUG = ("--preset", "debug", "--max_steps", 2)
         (("--freeze", "backbone", "--torch_compile", "on"), "--torch_compile on: has no effect on a head"),
         (("--folds", 3), "--folds: needs --freeze backbone and features computed once; the backbone is not frozen"),
         (("--min_steps", 9), "--min_steps 9: --max_steps 2 is the length; name one"),
+        (
+            ("--sampler", "balanced", "--logit_adjustment", 1),
+            "--logit_adjustment: has no effect with --sampler balanced",
+        ),
         (("--augment", "flip", "--augment_magnitude", 20), "--augment_magnitude: is for --augment rand"),
         (("--until", "accuracy=98"), "--until accuracy=98: accuracy never reaches 98"),
         (("--until", "loss=nan"), "--until loss=nan: loss never reaches nan"),

@@ -9,7 +9,7 @@ from train.errors import ConfigError
 from train.loop import train_step
 from train.loss import build_loss, cross_entropy_sum, focal_loss_sum
 from train.precision import Precision
-from train.setup.class_weights import class_weights
+from train.setup.class_weights import class_weights, log_shares
 
 NAMES = ["a", "b", "c"]
 LABELS = [0] * 6 + [1] * 3 + [2]
@@ -40,6 +40,22 @@ def test_shares_give_the_loss_of_labels_and_padding_adds_nothing():
     shares = torch.tensor([[0.25, 0.75, 0.0]], dtype=torch.float64)
     plain = -(LOGITS[:1].log_softmax(-1) * (0.9 * shares + 0.1 / 3) * WEIGHT).sum()
     assert torch.allclose(build_loss(WEIGHT, 0.1)(LOGITS[:1], shares), plain)
+
+
+def test_adjusted_logits_are_those_of_plain_lines_and_a_prior_makes_them_right():
+    shares = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
+    assert log_shares(NAMES, LABELS) == pytest.approx(shares.log().tolist())
+    for tau in (1.0, 1.5):
+        p = LOGITS.exp() * shares**tau
+        plain = -(p / p.sum(-1, keepdim=True))[range(10), TARGETS].log().sum()
+        assert torch.allclose(build_loss(None, 0.0, tau * shares.log())(LOGITS, TARGETS), plain)
+    # Where images tell nothing, the adjusted loss is least with equal logits.
+    loss = build_loss(None, 0.0, shares.log())
+    logits = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+    loss(logits.expand(10, 3), TARGETS).backward()
+    assert torch.allclose(logits.grad, torch.zeros_like(logits), atol=1e-12)
+    with pytest.raises(ConfigError, match="no training image of c"):
+        log_shares(NAMES, [0, 1])
 
 
 def test_focal_loss_is_its_formula():
