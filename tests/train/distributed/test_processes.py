@@ -113,13 +113,15 @@ def test_two_processes_with_half_the_batch_train_like_one(alone, tmp_path):
 
 PER_SAMPLE = (
     *("--augment", "trivial", "--random_resized_crop", 0.5, "--random_erasing", 0.3, "--label_smoothing", 0.1),
-    *("--class_weights", "healthy=2", "--logit_adjustment", 1, "--ema", 0.9, "--layer_decay", 0.8, "--image_size", 48),
+    *("--class_weights", "healthy=2", "--ema", 0.9, "--layer_decay", 0.8, "--image_size", 48),
 )
 
 
-def test_recipes_of_single_images_give_two_processes_what_they_give_one(tmp_path):
+@pytest.mark.parametrize("rare", [("--logit_adjustment", 1), ("--sampler", "balanced")])
+def test_recipes_of_single_images_give_two_processes_what_they_give_one(rare, tmp_path):
     for name, launch, batch in (("one", start, 8), ("two", start_group, 4)):
-        assert finish(launch((*EXACT, tmp_path / name, *PER_SAMPLE, "--per_device_train_batch_size", batch))) == 0
+        flags = (*EXACT, tmp_path / name, *PER_SAMPLE, *rare, "--per_device_train_batch_size", batch)
+        assert finish(launch(flags)) == 0
     assert_close(losses(tmp_path / "two"), losses(tmp_path / "one"))
     one, two = (records(tmp_path / name)[-1] for name in ("one", "two"))
     assert two["eval_loss"] == pytest.approx(one["eval_loss"], rel=1e-6)
