@@ -27,6 +27,7 @@ BEST: dict[str, Any] = BEANS | {
     "warmup_steps": 0.1,
     "augment": "flip_both",
     "random_resized_crop": 0.4,
+    "label_smoothing": 0.1,
     "logit_adjustment": 1.5,
     "eval_steps": 40,
     "save_steps": 40,
