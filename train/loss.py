@@ -9,6 +9,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
+from data.plan import IGNORED
 from train.errors import ConfigError
 from train.precision import Precision
 
@@ -42,14 +43,19 @@ def cross_entropy_sum(
         weight: of each class [classes]; the sum is not divided by the weights.
         label_smoothing: share of every label that is spread over all classes (Szegedy et al., 2016).
         adjustment: of each class [classes], added to the logits (Menon et al., Long-tail learning via logit
-            adjustment, 2021).
+            adjustment, 2021). Labels are then smoothed in its proportions: spread evenly, they would ask for less
+            distance between a frequent class and a rare one than the adjustment takes away.
     """
+    spread: float | torch.Tensor = 1 / logits.shape[-1]
     if adjustment is not None:
-        logits = logits + adjustment
+        logits, spread = logits + adjustment, adjustment.softmax(-1)
+        if label_smoothing and not labels.is_floating_point():
+            kept = labels != IGNORED
+            labels = F.one_hot(labels.where(kept, 0), logits.shape[-1]).to(logits.dtype) * kept[:, None]
     if not labels.is_floating_point():
         return F.cross_entropy(logits, labels, weight, reduction="sum", label_smoothing=label_smoothing)
     whole = labels.sum(-1, keepdim=True)  # 1, but 0 for padding, which stays 0
-    shares = (1 - label_smoothing) * labels + label_smoothing / labels.shape[-1] * whole
+    shares = (1 - label_smoothing) * labels + label_smoothing * spread * whole
     return F.cross_entropy(logits, shares.to(torch.promote_types(logits.dtype, torch.float32)), weight, reduction="sum")
 
 

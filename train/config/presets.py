@@ -28,7 +28,7 @@ BEST: dict[str, Any] = BEANS | {
     "augment": "flip_both",
     "random_resized_crop": 0.4,
     "label_smoothing": 0.1,
-    "logit_adjustment": 1.5,
+    "logit_adjustment": 1.0,
     "eval_steps": 40,
     "save_steps": 40,
 }

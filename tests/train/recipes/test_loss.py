@@ -58,6 +58,19 @@ def test_adjusted_logits_are_those_of_plain_lines_and_a_prior_makes_them_right()
         log_shares(NAMES, [0, 1])
 
 
+def test_smoothed_and_adjusted_keeps_frequent_classes_apart_however_rare_the_others():
+    shares = torch.tensor([0.98, 0.015, 0.005], dtype=torch.float64)
+    loss = build_loss(None, 0.1, shares.log())
+    smoothed = 0.9 * F.one_hot(TARGETS, 3) + 0.1 * shares
+    plain = -((LOGITS + shares.log()).log_softmax(-1) * smoothed).sum()
+    padded = torch.cat([TARGETS, torch.tensor([-100])]), torch.cat([LOGITS, LOGITS[:1]])
+    assert torch.allclose(loss(LOGITS, TARGETS), plain) and torch.allclose(loss(padded[1], padded[0]), plain)
+    assert torch.allclose(loss(LOGITS, F.one_hot(TARGETS, 3).double()), plain)  # as after MixUp
+    # The logits of least loss name the right class, also of the most frequent one.
+    best = smoothed.log() - shares.log()
+    assert best.argmax(-1).equal(TARGETS)
+
+
 def test_focal_loss_is_its_formula():
     p = LOGITS.softmax(-1)[range(10), TARGETS]
     assert torch.allclose(focal_loss_sum(LOGITS, TARGETS), (-((1 - p) ** 2) * p.log()).sum())
