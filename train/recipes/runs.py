@@ -144,10 +144,10 @@ def _sorted_into_recipes(runs: list[Run]) -> list[Recipe]:
     drawn_by_seed = any(run.flags["max_train_samples"] and run.flags["split_seed"] is None for run in runs)
     if not drawn_by_seed:
         runs = [replace(run, flags=_by_content(run)) for run in runs]
-    groups: dict[str, list[Run]] = {}
-    for run in runs:
-        groups.setdefault(json.dumps(run.flags), []).append(run)
-    recipes = list(groups.values())
+    recipes: list[list[Run]] = []
+    for run in runs:  # by equality: 0 of the command line comes back from the record of a resumed run as 0.0
+        same = next((found for found in recipes if found[0].flags == run.flags), None)
+        recipes.append([run]) if same is None else same.append(run)
     firsts = [found[0].flags for found in recipes]
     names = [name for name in firsts[0] if any(flags[name] != firsts[0][name] for flags in firsts)]
     if "max_train_samples" in names and "data" in names:
