@@ -109,7 +109,7 @@ def build_mix(mixup: float, cutmix: float, classes: int) -> Mix:
 
     Returns:
         A function from pixels [n, 3, h, w] and labels [n] to float32 pixels and the share of each class [n, classes].
-        The shares of an image sum to 1; to 0 for one that stands in for none.
+        The shares of an image sum to 1. One that stands in for none has no share of its own.
     """
     methods = [v2.MixUp(alpha=mixup, num_classes=classes)] if mixup else []
     methods += [v2.CutMix(alpha=cutmix, num_classes=classes)] if cutmix else []

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from torch import nn
 from models.saving import read_weights
 from train.checkpoint.manifest import OPTIMIZER, RAW_WEIGHTS, STATE, CheckpointError, read_manifest
 from train.checkpoint.serialize import pack_optimizer, unpack_optimizer
+from train.config.early_end import EarlyEnd
 from train.distributed.parallel import full_tensor, load_full_state_dict
 from train.errors import is_out_of_memory
 from train.state import PARTS, TrainState
 
 COUNTERS = ("step", "skipped", "losses_since_log", "evaluations_since_best")
-YOUNGER = {"evaluations_since_best": 0, "ended": ""}  # than the first checkpoints, which had these values
+# What the first checkpoints lack, and what it was then.
+YOUNGER = {"evaluations_since_best": 0, "ended": "", "early_end": None}
 LOSSES = ("loss_since_log", "loss_total")
 STRANGE = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)  # raised by JSON of another form
 
@@ -50,7 +52,7 @@ def take_snapshot(state: TrainState, log_bytes: int) -> Snapshot:
     tensors, optimizer = pack_optimizer(state.optimizer)
     document: dict[str, Any] = {name: getattr(state, name) for name in COUNTERS}
     document |= {name: getattr(state, name).item() for name in LOSSES}
-    document["ended"] = state.ended
+    document["ended"], document["early_end"] = state.ended, _listed(state.early_end)
     document["best"] = {"value": state.best.value, "step": state.best.step}
     document["log_bytes"] = log_bytes
     document["seconds"] = dict(state.seconds)
@@ -96,10 +98,16 @@ def restore(state: TrainState, checkpoint: Path, weights_loaded: bool = False) -
         setattr(state, name, document[name])
     for name in LOSSES:
         getattr(state, name).fill_(document[name])
-    state.ended = document["ended"]
+    # What ended it may be another now: then it goes on.
+    state.ended = document["ended"] if document["early_end"] in (None, _listed(state.early_end)) else ""
     state.seconds |= document["seconds"]
     state.best.value, state.best.step = document["best"]["value"], document["best"]["step"]
     return document["log_bytes"]
+
+
+def _listed(early_end: EarlyEnd) -> list[Any]:
+    """As JSON has it."""
+    return json.loads(json.dumps(astuple(early_end)))
 
 
 def _restore_average(state: TrainState, checkpoint: Path, document: dict[str, Any]) -> None:

@@ -91,6 +91,8 @@ def parse(arguments: Sequence[str]) -> Config:
     values = parser.parse_args(flags.tokens())
     if not values.dataset:
         raise ConfigError("--dataset: name one")
+    if values.folds and not values.model:
+        raise ConfigError("--folds: judges images by a network's features; name a --model")
     sections = (
         section(**{name: value for name, value in vars(values).items() if name in section.__dataclass_fields__})
         for section in (RunConfig, DataConfig, ModelConfig)

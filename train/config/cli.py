@@ -50,7 +50,8 @@ def parse(argv: Sequence[str]) -> Config:
     remembered = {name: value for name, value in stored.items() if name not in OF_THE_START}
     parser.set_defaults(**PRESETS[preset] | by_the_script | remembered)
     values = vars(parser.parse_args(tokens))
-    _as_long_as_named(values, named, notes)
+    _as_long_as_named(values, flags, stored, notes)
+    _adjusted_where_possible(values, named, notes)
     _save_as_evaluated(values, named, notes)
     sections = [section(**{f.name: values[f.name] for f in fields(section)}) for section in SECTIONS]
     config = Config(*sections, reason, sorted(named), record is not None, notes)
@@ -127,9 +128,14 @@ def _check_together(config: Config) -> None:
         if config.run.fsdp:
             raise ConfigError("--fsdp true: processes get unequal parts of a stream; leave it, or --streaming")
         augment = config.augment
-        if augment.class_weights == "balanced" or augment.sampler == "balanced" or augment.logit_adjustment:
+        balancing = {
+            "class_weights": augment.class_weights == "balanced",
+            "sampler": augment.sampler == "balanced",
+            "logit_adjustment": augment.logit_adjustment,
+        }
+        if (used := [name for name, on in balancing.items() if on]) and not config.run.eval_only:
             raise ConfigError(
-                "--streaming: nothing can be balanced, as a stream does not say how many images a class has"
+                f"--{used[0]}: a stream does not say how many images a class has; leave it, or --streaming"
             )
         if config.data.skip_bad_images:
             raise ConfigError("--skip_bad_images: a stream is not read beforehand; leave it, or --streaming")
@@ -171,12 +177,30 @@ def _stored(parser: Parser, record: Path) -> dict[str, Any]:
     return {name: values[name] for name in stored} | {"preset": preset}
 
 
-def _as_long_as_named(values: dict[str, Any], named: set[str], notes: list[str]) -> None:
-    """Where only --num_train_epochs or --max_steps is named, the preset's --min_steps gives way."""
-    lengths = named & {"num_train_epochs", "max_steps"}
-    if values["min_steps"] and "min_steps" not in named and lengths:
-        notes.append(f"--min_steps {values['min_steps']} of the preset: left out, as you named --{min(lengths)}")
+def _as_long_as_named(values: dict[str, Any], flags: Flags, stored: dict[str, Any], notes: list[str]) -> None:
+    """--min_steps of a preset, or of a file, gives way to a length that is named, or typed."""
+    least = flags.given.get("min_steps")
+    lengths = [
+        name
+        for name in ("max_steps", "num_train_epochs")
+        if (given := flags.given.get(name)) and (least is None or given.source > least.source)
+        if values[name] != stored.get(name)  # of a run that is continued
+    ]
+    if values["min_steps"] and lengths:
+        notes.append(f"--min_steps {values['min_steps']}: left out, as you named --{lengths[0]}")
         values["min_steps"] = 0
+
+
+def _adjusted_where_possible(values: dict[str, Any], named: set[str], notes: list[str]) -> None:
+    """The preset's --logit_adjustment gives way where classes are not counted, or are drawn alike."""
+    why = None
+    if values["sampler"] == "balanced":
+        why = "--sampler balanced draws all classes alike"
+    elif values["streaming"]:
+        why = "a stream does not say how many images a class has"
+    if why and values["logit_adjustment"] and "logit_adjustment" not in named and not values["eval_only"]:
+        notes.append(f"--logit_adjustment {values['logit_adjustment']:g} of the preset: left out, as {why}")
+        values["logit_adjustment"] = 0.0
 
 
 def _save_as_evaluated(values: dict[str, Any], named: set[str], notes: list[str]) -> None:

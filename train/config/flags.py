@@ -36,8 +36,11 @@ PEERS = {
     "smoothing": "label_smoothing",
     "resume": "resume_from_checkpoint",
 }
-# Texts with a fixed vocabulary. What a preset or a record sets is taken back by none; a folder may have that name.
-TAKEN_BACK = {"class_weights", "freeze", "lr_scheduler_kwargs", "max_time", "optim_args", "until"}
+# Beside numbers that may be left out: none takes back what a preset or a record sets. A folder may have that name.
+ACCEPTS_NONE = {
+    *("class_weights", "freeze", "lr_scheduler_kwargs", "max_time", "optim_args", "until"),
+    *("mixup", "cutmix", "label_smoothing", "logit_adjustment", "random_erasing", "min_steps", "layer_decay"),
+}
 SWITCHED_ON = {name for name, item in FLAGS.items() if item.default is True}
 
 
@@ -96,8 +99,8 @@ def _add(group: Any, item: Field, hint: Any, text: str) -> None:
         kind = kinds[0] if isinstance(hint, types.UnionType) else hint
         options["type"] = _boolean if kind is bool else kind
         options["metavar"] = {bool: "", int: "N", float: "X", str: "TEXT"}[kind]
-        if isinstance(hint, types.UnionType) and (kind in (int, float) or item.name in TAKEN_BACK):
-            options |= {"type": _or_none(kind), "metavar": f"{options['metavar']}|none"}
+        if item.name in ACCEPTS_NONE or (isinstance(hint, types.UnionType) and kind in (int, float)):
+            options |= {"type": _or_default(kind, item.default), "metavar": f"{options['metavar']}|none"}
     if options.get("type") is _boolean:
         options |= {"nargs": "?", "const": True}
     group.add_argument(f"--{item.name}", **options)
@@ -111,9 +114,9 @@ def _help(item: Field) -> str:
     return text + (f" [{', '.join(f'{name}: {value}' for name, value in sets.items())}]" if sets else "")
 
 
-def _or_none(kind: type) -> Callable[[str], Any]:
+def _or_default(kind: type, default: Any) -> Callable[[str], Any]:
     def value(text: str) -> Any:
-        return None if text == "none" else kind(text)
+        return default if text == "none" else kind(text)
 
     value.__name__ = kind.__name__  # argparse names it where a value is wrong
     return value

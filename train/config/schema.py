@@ -209,6 +209,8 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         """Check the numbers."""
         _at_least(self, 0, "mixup", "cutmix", "logit_adjustment")
+        if self.logit_adjustment > 10:
+            raise ConfigError(f"--logit_adjustment {self.logit_adjustment:g}: must be at most 10; 1 is usual")
         for name in ("random_erasing", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"--{name} {getattr(self, name)}: must lie between 0 and 1")

@@ -11,7 +11,7 @@ from train.config.cli import parse, read_flags
 from train.config.flag_file import as_tokens
 from train.config.flags import build_parser, no_such_flag
 from train.config.given import TYPED, Flags, split
-from train.config.schema import FLAGS, FREE, Config
+from train.config.schema import EARLY_ENDS, FLAGS, FREE, Config
 from train.errors import ConfigError
 from train.recipes.runs import OF_THE_DATA
 
@@ -48,6 +48,11 @@ def make_grid(arguments: list[str], config: Config) -> list[Start]:
     if not flags.script:  # whose flags mean more if no preset is named
         common.append(f"--preset={config.run.preset}")  # chosen once, for all of them
     seeds, sweep = parse_seeds(config.run.seeds), parse_sweep(config.run.sweep)
+    for name, values in sweep.items():
+        if name in flags.given and flags.given[name].source == TYPED:
+            raise ConfigError(f"--{name}: is swept as well; name it once")
+        if "auto" in values and len(values) > 1:
+            raise ConfigError(f"--sweep {name}: auto chooses one of the others; leave it out")
     if seeds and config.data.split_seed is None:
         common.append(f"--split_seed={FLAGS['seed'].default}")  # or each seed would be judged on other images
     starts: dict[str, Start] = {}
@@ -68,7 +73,7 @@ def _start(swept: dict[str, str], seed: int | None, common: list[str]) -> Start:
     tokens = [*common, *as_tokens(swept | {"seed": seed})]
     try:
         config = parse(tokens)
-        flags = {flag: value for flag, value in config.flat().items() if flag not in FREE}
+        flags = {flag: value for flag, value in config.flat().items() if flag not in FREE - set(EARLY_ENDS)}
         check_flags(config)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
@@ -113,15 +118,17 @@ def parse_sweep(text: str | None) -> dict[str, list[str]]:
 
 def _check_swept(name: str) -> None:
     if name not in FLAGS:
-        raise ConfigError(f"--sweep {name}: {no_such_flag(name)}")
+        raise ConfigError(f"--sweep {name}: {no_such_flag(name)}; values that have commas cannot be swept")
     if name == "seed":
         raise ConfigError("--sweep seed: name the seeds in --seeds, which makes one recipe of them")
     if name in LISTS:
         raise ConfigError(f"--sweep {name}: its values have commas; start one run for each, and plainloop compare")
     if name in OF_THE_DATA:
         raise ConfigError(f"--sweep {name}: the runs would be judged on different images, and cannot be compared")
-    if name in FREE:
-        raise ConfigError(f"--sweep {name}: changes no bit of the weights, so there would be nothing to compare")
+    if name == "preset" or name in EARLY_ENDS:
+        raise ConfigError(f"--sweep {name}: cannot be swept; start one run for each, and plainloop compare them")
+    if name in FREE | {"device"}:
+        raise ConfigError(f"--sweep {name}: changes no recipe, so there would be nothing to compare")
 
 
 def _check_given(flags: Flags, config: Config) -> None:

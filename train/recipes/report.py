@@ -17,6 +17,7 @@ FLATTERS = (
     "every figure flatters: the same images chose the best model of each run; judge the recipe that you take once more,"
     " on images that chose nothing"
 )
+FEW_OF_A_CLASS = 10
 ONE_SEED = "one seed: the luck of the images is counted, that of the seed is not; train with --seeds for that"
 
 
@@ -26,10 +27,10 @@ class Comparison:
 
     difference: float
     interval: Interval
-    told_apart: bool  # whether chance does not explain the difference; of one seed each McNemar's test must agree
+    told_apart: bool  # whether chance does not explain the difference: neither the interval nor the test holds it equal
+    p_value: float  # of McNemar's exact test for the accuracy of one seed each, else of signs drawn at random
     wins: int | None = None  # of one seed each: images that only the second has right
     losses: int | None = None
-    p_value: float | None = None  # of McNemar's exact test
 
 
 def compare(recipes: list[Recipe], metric: str | None = None) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def compare(recipes: list[Recipe], metric: str | None = None) -> dict[str, Any]:
             | {"confidence": 1 - error, "text": sentence(recipes[0], recipe, metric, found)}
             for recipe, found in pairs
         ],
-        "notes": notes(recipes, error),
+        "notes": notes(recipes, error, metric),
     }
 
 
@@ -62,9 +63,13 @@ def chosen_by(recipes: list[Recipe]) -> str:
     return "balanced_accuracy" if chose == {"balanced_accuracy"} else "accuracy"
 
 
-def notes(recipes: list[Recipe], error: float) -> list[str]:
+def notes(recipes: list[Recipe], error: float, metric: str) -> list[str]:
     """What to bear in mind."""
     found = [FLATTERS]
+    names, counts = np.unique(recipes[0].runs[0].labels, return_counts=True)
+    few = [f"{count} of {name}" for name, count in zip(names, counts, strict=True) if count < FEW_OF_A_CLASS]
+    if few and metric == "balanced_accuracy":
+        found.insert(0, f"{', '.join(few)} are too few images for an interval: it is narrower than the truth")
     if any(len(recipe.runs) == 1 for recipe in recipes):
         found.insert(0, ONE_SEED)
     if (comparisons := len(recipes) - 1) > 1:
@@ -121,13 +126,14 @@ def compared(first: Recipe, second: Recipe, metric: str, error: float) -> Compar
         agreed, images = int((both[0] & both[1]).sum()), both[0].size
         found = statistics.paired_interval(wins, losses, agreed, images, error)
         p_value = statistics.mcnemar(wins, losses)
-        return Comparison(difference, found, p_value < error and _without_zero(found), wins, losses, p_value)
-    generator = np.random.default_rng(SEED)
-    luck = statistics.image_luck(both[1].mean(0) - both[0].mean(0), judged, generator)
+        return Comparison(difference, found, p_value < error and _without_zero(found), p_value, wins, losses)
+    generator, by_image = np.random.default_rng(SEED), both[1].mean(0) - both[0].mean(0)
+    luck = statistics.image_luck(by_image, judged, generator)
     if not single:
         luck = luck + statistics.seed_luck(scores, generator)
     found = statistics.interval(luck, error)
-    return Comparison(difference, found, _without_zero(found))
+    p_value = statistics.sign_flip_p(by_image, judged, generator)
+    return Comparison(difference, found, p_value < error and _without_zero(found), p_value)
 
 
 def _without_zero(interval: Interval) -> bool:
@@ -155,7 +161,7 @@ def sentence(first: Recipe, second: Recipe, metric: str, found: Comparison) -> s
     else:
         text = f"{second.name} and {first.name} are not told apart: difference {points:.1f} points of {metric}"
         text += f" ({low:.1f} to {high:.1f}), {seeds}"
-    if found.p_value is not None:
+    if found.wins is not None:
         text += f"; alone right on {found.wins} and {found.losses} images, McNemar's p = {found.p_value:.2g}"
     return text
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from train.config.record import RECORD, is_run, read_record
-from train.config.schema import FLAGS, FREE
+from train.config.schema import EARLY_ENDS, FLAGS, FREE
 from train.errors import ConfigError
 from train.recipes.predictions import PREDICTIONS, read_predictions
 
@@ -121,7 +121,7 @@ def read_run(folder: Path) -> Run:
     if not (folder / PREDICTIONS).is_file():
         again = f"plainloop train --output_dir {shlex.quote(str(folder))} --resume_from_checkpoint auto"
         raise ConfigError(
-            f"{folder}: has no {PREDICTIONS}, so it is not finished, or older than that file; both mends: {again}"
+            f"{folder}: has no {PREDICTIONS}, so it is not finished, or of an earlier version; either way run: {again}"
         )
     labels, predicted = map(np.array, zip(*read_predictions(folder), strict=True))
     try:
@@ -136,7 +136,8 @@ def read_run(folder: Path) -> Run:
         data = flags["dataset"], record["dataset_fingerprint"], record["validation_fingerprint"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder}: cannot be used: {type(error).__name__} {error}") from error
-    kept = {name: value for name, value in flags.items() if name not in FREE | {"seed", "device"}}
+    free = FREE - set(EARLY_ENDS) | {"seed", "device"}
+    kept = {name: value for name, value in flags.items() if name not in free}
     return Run(folder, record["run_id"], seed, kept, *data, labels, labels == predicted, loss)
 
 

@@ -26,6 +26,8 @@ import sys
 sys.path[:0] = [sys.argv.pop(1)]
 sys.path.append("")
 sys.argv[0] = "plainloop"
+from train.system.signals import end_with_parent
+end_with_parent()
 from train.main import main
 sys.exit(main())
 """

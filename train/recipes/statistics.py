@@ -65,6 +65,20 @@ def score(correct: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
     return np.mean([correct[:, group].mean(1) for group in groups], axis=0)
 
 
+def sign_flip_p(values: np.ndarray, groups: list[np.ndarray], generator: np.random.Generator) -> float:
+    """Two-sided p-value of the mean over groups of the mean of `values` [images], each a difference on one image.
+
+    Of equal recipes every difference is as likely with the other sign (R. A. Fisher, The Design of Experiments, 1935),
+    so signs are drawn RESAMPLES times. Resampling cannot tell how little two images of a rare class prove; this can.
+    """
+    weighted = np.concatenate([values[group] / len(group) for group in groups])
+    sizes, counts = np.unique(np.abs(weighted[weighted != 0]), return_counts=True)  # equal ones are one binomial draw
+    heads = generator.binomial(counts, 0.5, size=(RESAMPLES, len(counts)))
+    drawn = (2 * heads - counts) @ sizes
+    as_far = np.abs(drawn) >= abs(weighted.sum()) - 1e-12
+    return float((1 + as_far.sum()) / (1 + RESAMPLES))
+
+
 def image_luck(values: np.ndarray, groups: list[np.ndarray], generator: np.random.Generator) -> np.ndarray:
     """The mean over groups of the mean of `values` [images], for RESAMPLES draws of as many images with replacement.
 

@@ -196,7 +196,7 @@ def _build_pipeline(
             say,
             augmentation,
         )
-        splits.notes.extend(_on_rare_classes(splits, recipe.metric_for_best_model))
+        splits.notes.extend(_on_rare_classes(splits, recipe.metric_for_best_model, config.augment))
         sizes = f"{len(splits.train)} training and {len(splits.validation)} validation images"
     _say_what_there_is(splits, sizes)
     if not run.eval_only and (changes := _described(config.augment)):
@@ -232,15 +232,16 @@ def _augmentation(augment: AugmentConfig, wanted: Preprocessing) -> Augmentation
     return Augmentation(augment.augment, augment.augment_magnitude, crop, erasing, fill)
 
 
-def _on_rare_classes(splits: Splits, metric: str) -> list[str]:
+def _on_rare_classes(splits: Splits, metric: str, augment: AugmentConfig) -> list[str]:
     """What figures of rare classes are worth, for people to read."""
     names, unequal = splits.label_names, unequal_classes(splits)
     notes = few_validation_images(names, Counter(splits.validation.labels))
     if unequal and metric.removeprefix("eval_") in ("loss", "accuracy"):
+        balanced = augment.logit_adjustment or augment.class_weights or augment.sampler == "balanced"
         notes.append(
             f"classes are unequal ({unequal[0]}, {unequal[1]} training images), and {metric} hides the rare ones;"
-            " --metric_for_best_model balanced_accuracy counts all alike, and --class_weights balanced or --sampler"
-            " balanced trains so"
+            f" --metric_for_best_model balanced_accuracy counts all alike"
+            f"{'' if balanced else ', and --logit_adjustment 1 trains for them'}"
         )
     return notes
 

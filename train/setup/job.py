@@ -17,11 +17,11 @@ from data.plan import Plan, StreamPlan
 from data.reading.splits import Splits
 from train.checkpoint import resume
 from train.checkpoint.folder import CheckpointFolder
-from train.config.checks import why_not_once
+from train.config.checks import why_features_change
 from train.config.early_end import parse_early_end
 from train.config.metrics import check_metric, choose_metric
 from train.config.record import RECORD, read_record
-from train.config.schema import EARLY_ENDS, AugmentConfig, Config, RecipeConfig, RunConfig
+from train.config.schema import AugmentConfig, Config, RecipeConfig, RunConfig
 from train.distributed.collectives import on_rank_zero
 from train.distributed.env import rank
 from train.distributed.parallel import replicate
@@ -59,7 +59,7 @@ def build_job(config: Config, inputs: Inputs, lock: Lock) -> Job:
     recipe, plan, model = config.recipe, inputs.data.plan, inputs.loaded.model
     loss_sum_fn, mix = choose_loss(config.augment, inputs)
     names, data, estimate = inputs.data.label_names, inputs.data, {}
-    if why_not_once(config) is None:
+    if why_features_change(config) is None:
         data, features = on_features(inputs, recipe.per_device_eval_batch_size, cache_policy(config))
         if config.run.folds:
             estimate = {"folds": estimate_by_folds(config, inputs, features, loss_sum_fn)}
@@ -127,10 +127,6 @@ def open_output(
     run, total = config.run, decided["total_updates"]
     identity = resume.identity(config, decided, state.schedule.depends_on_length)
     log_bytes = resume.bring_back(state, checkpoint, identity, total, weights_loaded)
-    if checkpoint:
-        recorded = read_record(checkpoint.parent / RECORD)["config"]
-        if any(recorded.get(name) != getattr(config.recipe, name) for name in EARLY_ENDS):
-            state.ended = ""  # what ended it is another now
     folder, run_id = on_rank_zero(lambda: open_run(run.output_dir, config.flat(), decided, lock))
     keep = config.recipe.save_total_limit
     checkpoints = CheckpointFolder(folder, run_id, identity, keep, run.async_save, writes=rank() == 0)

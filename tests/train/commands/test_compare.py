@@ -140,10 +140,12 @@ def test_what_cannot_be_compared_is_refused_in_a_line(runs, tmp_path, capsys):
     assert "are the same run" in refusal(capsys, runs / "a42", runs)
     assert run_here(*SHORT, tmp_path / "again") == 0
     assert "same recipe with the same seed" in refusal(capsys, runs / "a42", tmp_path / "again")
+    assert run_here(*SHORT, tmp_path / "until", "--until", "accuracy=0") == 0
+    assert "until=accuracy=0" in compare(capsys, runs / "a42", tmp_path / "until")  # another length, another recipe
     assert run_here(*SHORT, tmp_path / "others", "--split_seed", 7) == 0
     assert "judged on different images" in refusal(capsys, runs / "a42", tmp_path / "others")
     assert run_here(*SHORT, tmp_path / "half", "--stop_after", 1) == 0
-    command = refusal(capsys, runs / "a42", tmp_path / "half").partition("both mends: ")[2].split()
+    command = refusal(capsys, runs / "a42", tmp_path / "half").partition("either way run: ")[2].split()
     assert plainloop(command[1:]) == 0
     assert "same recipe with the same seed" in refusal(capsys, runs / "a42", tmp_path / "half")
 

@@ -21,7 +21,12 @@ DEBUG = ("--preset", "debug", "--max_steps", 2)
         (("--min_steps", 9), "--min_steps 9: --max_steps 2 is the length; name one"),
         (
             ("--sampler", "balanced", "--logit_adjustment", 1),
-            "--logit_adjustment: has no effect with --sampler balanced",
+            "--logit_adjustment: would count rare classes twice beside --sampler balanced",
+        ),
+        (("--logit_adjustment", 1e18), "--logit_adjustment 1e+18: must be at most 10"),
+        (
+            ("--streaming", "--max_train_samples", "none", "--max_eval_samples", "none", "--logit_adjustment", 1),
+            "--logit_adjustment: a stream does not say how many images",
         ),
         (("--augment", "flip", "--augment_magnitude", 20), "--augment_magnitude: is for --augment rand"),
         (("--until", "accuracy=98"), "--until accuracy=98: accuracy never reaches 98"),
@@ -65,6 +70,10 @@ def test_an_early_end_may_be_changed_by_a_resume(tmp_path, capsys):
     again = ("--output_dir", tmp_path / "run", "--resume_from_checkpoint", "auto")
     assert run_here(*again) == 0
     assert "ended after update 2 of 12" in capsys.readouterr().out
+    # Killed after the record has the new value, but before a checkpoint has: as if it were asked for again.
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record["config"]["until"] = "loss=0"
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     assert run_here(*again, "--until", "loss=0") == 0
     assert "update 12/12" in capsys.readouterr().out
 
@@ -82,10 +91,12 @@ def test_a_head_alone_has_a_rate_and_a_length_that_suit_it():
         return (notes := check_flags(config)) and notes[0], config.recipe.learning_rate, config.recipe.num_train_epochs
 
     note, *found = recipe()
-    assert "which suit a head alone" in note and found == [0.002, 20.0]
-    assert recipe("--learning_rate", "1e-3") == ([], 1e-3, 4.0)
+    assert "--learning_rate 0.002 --num_train_epochs 20, which suits a head alone" in note and found == [0.002, 20.0]
+    note, *found = recipe("--learning_rate", "1e-3")
+    assert "--freeze backbone: --num_train_epochs 20, which" in note and found == [1e-3, 20.0]
+    assert recipe("--learning_rate", "1e-3", "--num_train_epochs", "4") == ([], 1e-3, 4.0)
     note, *found = recipe("--augment", "flip")
-    assert "augmentation changes the images in every epoch, name them" in note and found == [2e-4, 4.0]
+    assert "not set, as augmentation changes the images in every epoch" in note and found == [2e-4, 4.0]
     assert recipe("--preset", "debug") == ([], 1e-3, 2.0)
 
 
@@ -101,12 +112,32 @@ def test_a_length_of_ones_own_replaces_that_of_the_preset():
         config = parse(["--preset", "best", *flags])
         recipe = config.recipe
         assert (recipe.num_train_epochs, recipe.max_steps, recipe.min_steps) == length
-        assert any("of the preset: left out, as you named" in note for note in config.notes)
+        assert f"--min_steps 160: left out, as you named {flags[0]}" in config.notes
     assert parse(["--preset", "best", "--num_train_epochs", "1", "--min_steps", "9"]).recipe.min_steps == 9
+
+
+def test_a_typed_length_replaces_that_of_a_file_and_one_repeated_in_a_resume_nothing(tmp_path):
+    out = tmp_path / "run"
+    assert run_here("--preset", "debug", "--min_steps", 8, "--stop_after", 1, "--output_dir", out) == 0
+    recipe = parse([str(out / "config.yaml"), "--max_steps", "5", "--output_dir", str(tmp_path / "other")]).recipe
+    assert (recipe.max_steps, recipe.min_steps) == (5, 0)
+    again = ("--output_dir", out, "--resume_from_checkpoint", "auto", "--num_train_epochs", 2)
+    assert run_here(*again) == 0
+    assert json.loads((out / "run.json").read_text())["total_updates"] == 12
+
+
+def test_the_presets_adjustment_gives_way_where_it_cannot_be_used():
+    for flags in (["--sampler", "balanced"], ["--streaming", "--max_steps", "9"]):
+        config = parse(["--preset", "best", "--dataset", "x", *flags])
+        assert config.augment.logit_adjustment == 0
+        assert any("--logit_adjustment 1 of the preset: left out, as" in note for note in config.notes)
 
 
 def test_none_takes_back_what_a_preset_or_a_file_sets(tmp_path):
     (tmp_path / "flags.yaml").write_text("ema: 0.9\nclass_weights: balanced\nuntil: accuracy=0.9\nimage_size: 64\n")
+    off = {"logit_adjustment": 0.0, "label_smoothing": 0.0, "min_steps": 0}
+    config = parse(["--preset", "best", *(f"--{name}=none" for name in off)])
+    assert {name: config.flat()[name] for name in off} == off
     names = ("ema", "class_weights", "until", "image_size", "random_resized_crop", "freeze", "early_stopping_patience")
     config = parse([str(tmp_path / "flags.yaml"), *(f"--{name}=none" for name in names)])
     assert [config.flat()[name] for name in names] == [None] * len(names)

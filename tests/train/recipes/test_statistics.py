@@ -15,6 +15,7 @@ from train.recipes.statistics import (
     paired_interval,
     score,
     seed_luck,
+    sign_flip_p,
     wilson_interval,
 )
 
@@ -43,6 +44,29 @@ def test_wilsons_interval_is_that_of_the_tables(correct, total, low, high):
 )
 def test_mcnemars_p_value_is_that_of_the_tables(wins, losses, p_value):
     assert mcnemar(wins, losses) == pytest.approx(p_value, abs=1e-6)
+
+
+def test_random_signs_give_the_p_value_of_all_signs(generator):
+    values, groups = np.array([1, 1, 0, 1, -1, 0.5, 1, 0]), [np.arange(2), np.arange(2, 8)]
+    weights = np.array([1 / 2] * 2 + [1 / 6] * 6)
+    signs = np.array(list(itertools.product((-1, 1), repeat=8)))
+    exact = np.mean(np.abs(signs @ (values * weights)) >= abs(values @ weights) - 1e-12)
+    assert sign_flip_p(values, groups, generator) == pytest.approx(exact, abs=0.02)
+    assert sign_flip_p(np.zeros(8), groups, generator) == 1
+
+
+def test_two_images_of_a_rare_class_prove_nothing():
+    labels = np.array(["a", "a", *"bbbbbb"])
+    first, second = np.array([[0, 0, *[1] * 6]], bool), np.ones((1, 8), bool)
+    for metric in ("accuracy", "balanced_accuracy"):
+        assert not compared(recipe(first, labels), recipe(second, labels), metric, 0.05).told_apart
+    document = compare([recipe(first, labels), recipe(second, labels)], "balanced_accuracy")
+    assert any("2 of a, 6 of b are too few images" in note for note in document["notes"])
+
+
+def test_seeds_that_agree_are_not_more_images():
+    first, second = np.array([[0] * 4 + [1] * 20] * 2, bool), np.ones((2, 24), bool)
+    assert not compared(recipe(first), recipe(second), "accuracy", 0.05).told_apart
 
 
 def test_mcnemars_p_value_is_the_share_of_coin_tosses_at_least_as_uneven():
