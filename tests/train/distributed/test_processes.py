@@ -117,6 +117,7 @@ PER_SAMPLE = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rare", [("--logit_adjustment", 1), ("--sampler", "balanced")])
 def test_recipes_of_single_images_give_two_processes_what_they_give_one(rare, tmp_path):
     for name, launch, batch in (("one", start, 8), ("two", start_group, 4)):
