@@ -127,6 +127,8 @@ def test_a_signal_at_any_moment_of_the_start_ends_the_program_without_a_tracebac
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            # A shell starts what it runs in the background with Ctrl-C ignored, and a child inherits that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         errors = []
         for line in process.stderr:  # the package's own line comes once it has been imported
