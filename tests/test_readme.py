@@ -110,6 +110,7 @@ sys.exit(max(codes))
 """
 
 
+@pytest.mark.slow
 def test_parts_swapped_by_the_edits_train_and_resume_exactly(tmp_path):
     for package in ("train", "data", "models"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.running import ROOT
 
 
@@ -12,6 +14,7 @@ def line_of(text):
     return next(number for number, line in enumerate(lines, 1) if text in line)
 
 
+@pytest.mark.slow
 def test_pdb_stops_in_the_step_prints_loss_and_shape_and_goes_on_to_the_end(tmp_path):
     script = [
         f"break train/loop.py:{line_of('precision.scaler.scale(loss).backward()')}",

@@ -142,6 +142,7 @@ def _build_and_report(folder, answers):
     answers.put((int(pixels["train"][list(range(300))].sum()), said))
 
 
+@pytest.mark.slow
 def test_two_processes_build_one_file_and_both_read_it(tmp_path):
     answers = FORK.Queue()
     both = [FORK.Process(target=_build_and_report, args=(tmp_path, answers)) for _ in range(2)]

@@ -91,6 +91,7 @@ def test_a_file_that_changes_after_it_was_hashed_is_named(tmp_path):
     assert splits.train.select([0, 2]).digests == splits.train.digest(0) + splits.train.digest(2)
 
 
+@pytest.mark.slow
 def test_two_columns_of_one_table_are_two_data_sets(tmp_path):
     left, right = images(4), images(9)[5:]
     columns = {"left": (IMAGE, left), "right": (IMAGE, right), "label": DECLARED}

@@ -170,6 +170,7 @@ def test_a_checkpoint_of_another_run_is_not_mixed_in(tmp_path, capsys):
     assert "give it as --model" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_may_grow_where_its_schedule_ignores_the_length_and_says_so(tmp_path, capsys):
     longer, grown = tmp_path / "longer", tmp_path / "grown"
     flags = (*SHORT, "--lr_scheduler_type", "constant_with_warmup", "--warmup_steps", 3)

@@ -128,6 +128,7 @@ def test_recipes_of_single_images_give_two_processes_what_they_give_one(rare, tm
     assert two["eval_loss"] == pytest.approx(one["eval_loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_process_without_images_takes_part_in_mixing(tmp_path):
     mixed = ("--mixup", 0.3, "--cutmix", 1, "--max_train_samples", 9, "--per_device_train_batch_size", 4)
     assert finish(start_group((*EXACT, tmp_path / "run", *mixed))) == 0  # of nine images the last update has one
@@ -146,6 +147,7 @@ def test_three_processes_with_windows_and_a_process_without_images(alone, tmp_pa
     assert_close(losses(out), losses(expected))
 
 
+@pytest.mark.slow
 def test_a_resume_with_another_number_of_processes_sees_the_same_samples(alone, tmp_path):
     out = tmp_path / "run"
     assert finish(start_group((*EXACT, out, "--per_device_train_batch_size", 4, "--stop_after", 7))) == 0
@@ -158,6 +160,7 @@ def test_a_resume_with_another_number_of_processes_sees_the_same_samples(alone, 
     assert_close(losses(out), losses(alone))
 
 
+@pytest.mark.slow
 def test_a_sharded_network_trains_like_a_whole_one_and_saves_an_ordinary_model(alone, tmp_path):
     out = tmp_path / "fsdp"
     flags = (*EXACT, out, "--per_device_train_batch_size", 4, "--fsdp", "true")
@@ -172,6 +175,7 @@ def test_a_sharded_network_trains_like_a_whole_one_and_saves_an_ordinary_model(a
         assert torch.allclose(tensor, weights(alone)[name], rtol=1e-6, atol=1e-9), name
 
 
+@pytest.mark.slow
 def test_one_file_of_prepared_images_serves_all_processes(alone, tmp_path):
     out, log = tmp_path / "run", tmp_path / "log"
     flags = (*EXACT, out, "--per_device_train_batch_size", 4, "--image_cache", "auto", "--cache_dir", tmp_path / "hub")
@@ -181,6 +185,7 @@ def test_one_file_of_prepared_images_serves_all_processes(alone, tmp_path):
     assert_close(losses(out), losses(alone))
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_said_once_and_by_one(tmp_path):
     log = tmp_path / "log"
     assert finish(start_group(("--preset", "debug", "--learning_rate", "x"), log=log)) == 1

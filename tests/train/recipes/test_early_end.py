@@ -18,6 +18,7 @@ def evaluated(folder):
     return [line["step"] for line in records(folder) if "eval_loss" in line]
 
 
+@pytest.mark.slow
 def test_a_run_ends_after_evaluations_without_a_new_best_and_resumes_to_the_same_end(tmp_path, capsys):
     flags = (*DEBUG, "--learning_rate", 0.05, "--early_stopping_patience", 2, "--output_dir")
     assert run_here(*flags, tmp_path / "whole") == 0

@@ -53,6 +53,7 @@ def test_a_run_on_features_resumes_to_the_same_bits(tmp_path):
     assert records(tmp_path / "whole") == records(tmp_path / "broken")
 
 
+@pytest.mark.slow
 def test_features_are_shared_by_runs_on_the_same_data(tmp_path, capsys):
     cached = (*FROZEN, "--image_cache", "auto", "--cache_dir", tmp_path / "cache", "--output_dir")
 
