@@ -11,7 +11,7 @@ from train.checkpoint.folder import newest_sound
 from train.checkpoint.manifest import CheckpointError, read_manifest, verify
 from train.checkpoint.snapshot import STRANGE, restore
 from train.config.record import LOG, RECORD, is_run, read_record
-from train.config.schema import FLAGS, FREE, Config, RunConfig
+from train.config.schema import EARLY_ENDS, FLAGS, FREE, Config, RunConfig
 from train.distributed.process_group import is_lost_peer
 from train.errors import ConfigError, is_out_of_memory
 from train.state import TrainState
@@ -59,7 +59,7 @@ def identity(config: Config, decided: dict[str, Any], fixed_length: bool) -> dic
         fixed_length: whether the schedule depends on the length of the run.
     """
     recipe = config.recipe
-    free = FREE | BY_CONTENT | (set() if fixed_length else LENGTH)
+    free = FREE | {*EARLY_ENDS} | BY_CONTENT | (set() if fixed_length else LENGTH)
     flags = {name: value for name, value in config.flat().items() if name not in free}
     images = recipe.per_device_train_batch_size * recipe.gradient_accumulation_steps * decided["processes"]
     outcome = {name: decided[name] for name in ("dataset_fingerprint", "label_names", "precision", "processes")}

@@ -18,8 +18,8 @@ BEANS: dict[str, Any] = {
     "save_steps": 100,
     "save_total_limit": 2,
 }
-# What measured best with much, little and unequal data (docs/recipes.md). A number of updates, and not of epochs, is
-# what few images need: Kolesnikov et al., Big Transfer, 2020, train at least 500.
+# One recipe for much, little and unequal data; docs/recipes.md has what it measured. A number of updates, and not of
+# epochs, is what few images need: Kolesnikov et al., Big Transfer, 2020, train at least 500.
 BEST: dict[str, Any] = BEANS | {
     "min_steps": 160,
     "learning_rate": 1e-4,

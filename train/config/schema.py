@@ -353,6 +353,7 @@ OF_THE_START = (
     "sweep",
     "folds",
 )
+# What ends a run early: a resume may change it, though another length is another recipe.
 EARLY_ENDS = ("early_stopping_patience", "until", "max_time")
 # Flags that change what is shown or kept, or the speed, but no bit of the weights.
 FREE = {
@@ -368,7 +369,6 @@ FREE = {
     "ddp_timeout",
     "logging_steps",
     "save_total_limit",
-    *EARLY_ENDS,
 }
 
 

@@ -73,7 +73,7 @@ def _start(swept: dict[str, str], seed: int | None, common: list[str]) -> Start:
     tokens = [*common, *as_tokens(swept | {"seed": seed})]
     try:
         config = parse(tokens)
-        flags = {flag: value for flag, value in config.flat().items() if flag not in FREE - set(EARLY_ENDS)}
+        flags = {flag: value for flag, value in config.flat().items() if flag not in FREE}
         check_flags(config)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from train.config.record import RECORD, is_run, read_record
-from train.config.schema import EARLY_ENDS, FLAGS, FREE
+from train.config.schema import FLAGS, FREE
 from train.errors import ConfigError
 from train.recipes.predictions import PREDICTIONS, read_predictions
 
@@ -136,8 +136,7 @@ def read_run(folder: Path) -> Run:
         data = flags["dataset"], record["dataset_fingerprint"], record["validation_fingerprint"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{folder}: cannot be used: {type(error).__name__} {error}") from error
-    free = FREE - set(EARLY_ENDS) | {"seed", "device"}
-    kept = {name: value for name, value in flags.items() if name not in free}
+    kept = {name: value for name, value in flags.items() if name not in FREE | {"seed", "device"}}
     return Run(folder, record["run_id"], seed, kept, *data, labels, labels == predicted, loss)
 
 
