@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import io
+import re
 import tokenize
 
 import pytest
@@ -12,8 +13,8 @@ from tests.running import ROOT
 # Between the folders of train/, and the files beside them, imports go up this list and never down.
 TRAIN = [
     *("errors", "distributed", "optimizers", "system", "config", "recipes"),
-    *("precision", "loss", "evaluate", "optim", "state"),
-    *("checkpoint", "output", "loop", "setup", "main", "commands"),
+    *("precision", "inference", "loss", "evaluate", "optim", "state"),
+    *("checkpoint", "report", "output", "loop", "setup", "main", "export", "serving", "commands"),
 ]
 DATA = [
     "addresses",
@@ -107,4 +108,4 @@ def test_logits_and_normalisation_stay_in_models():
     for package in ("train", "data", "scripts"):
         for path in modules(package):
             text = path.read_text(encoding="utf-8")
-            assert ".logits" not in text and "normalize:" not in text, path
+            assert not re.search(r"\.logits\b(?!\()", text) and "normalize:" not in text, path

@@ -2,26 +2,21 @@
 
 import contextlib
 import json
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from data import DataError, files, shortened
-from data.cores import usable_cores
+from data.cores import in_threads
 from data.reading.content import cache_folder
 from data.reading.decode import decode
 from data.reading.repeats import repeated, warnings_about
 from data.reading.splits import ChangedError, Split, Splits, check_classes, content
 
 MOST_LISTED = 5
-Result = TypeVar("Result")
-AT_ONCE = 256  # images queued for the threads; a million futures would fill the memory
 
 
 @dataclass(frozen=True)
@@ -141,8 +136,8 @@ def find_bad_images(
         keep: called with the position in `work`, the decoded image and its bytes, in any thread and order.
     """
 
-    def judge(position: int, item: tuple[Split, int]) -> BadImage | None:
-        split, index = item
+    def judge(item: tuple[int, tuple[Split, int]]) -> BadImage | None:
+        position, (split, index) = item
         try:
             data = split.read(index)
             image = decode(data, split.image_name(index))
@@ -154,32 +149,7 @@ def find_bad_images(
             keep(position, image, data)
         return None
 
-    return [bad for bad in in_threads(judge, work, "reading images") if bad is not None]
-
-
-def in_threads(
-    look: Callable[[int, tuple[Split, int]], Result], work: Sequence[tuple[Split, int]], shown: str
-) -> Iterator[Result]:
-    """`look(position, image)` for each image, in order, on all cores (Pillow's decoders release the lock)."""
-    bar = tqdm(total=len(work), desc=shown, leave=False, disable=not sys.stderr.isatty())
-    with bar, _threads() as pool:
-        for first in range(0, len(work), AT_ONCE):
-            some = work[first : first + AT_ONCE]
-            for result in pool.map(look, range(first, first + len(some)), some):
-                bar.update()
-                yield result
-
-
-@contextlib.contextmanager
-def _threads() -> Iterator[ThreadPoolExecutor]:
-    """One thread per core, each computing alone; Ctrl-C does not wait for what is queued."""
-    inner = torch.get_num_threads()
-    pool = ThreadPoolExecutor(usable_cores(), initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(inner)
+    return [bad for bad in in_threads(judge, enumerate(work), "reading images", len(work)) if bad is not None]
 
 
 def _read(path: Path, images: int) -> CheckResult | None:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from data import DataError, shortened
-from data.cache.check import all_images, in_threads
+from data.cache.check import all_images
+from data.cores import in_threads
 from data.inspect.duplicates import MOST_PAIRS, connected, near_pairs, picture_bits
 from data.reading.decode import Header, Resize, decode, read_header
 from data.reading.rare import MOST_NAMED, few_validation_images
@@ -34,7 +35,9 @@ class Seen:
 def look(splits: Splits, resize: Resize | None = None) -> Iterator[tuple[Seen, torch.Tensor | None]]:
     """Every image, training first, with its pixels uint8 [3, h, w] if `resize` is given and it can be decoded."""
 
-    def see(_: int, item: tuple[Split, int]) -> tuple[Seen, torch.Tensor | None]:
+    work = all_images(splits)
+
+    def see(item: tuple[Split, int]) -> tuple[Seen, torch.Tensor | None]:
         split, index = item
         who = (split.name, index, split.labels[index], split.image_name(index))
         try:
@@ -45,7 +48,7 @@ def look(splits: Splits, resize: Resize | None = None) -> Iterator[tuple[Seen, t
         seen = Seen(*who, None, content(data), read_header(data), picture_bits(image))
         return seen, resize(image) if resize else None
 
-    return in_threads(see, all_images(splits), "looking at images")
+    return in_threads(see, work, "looking at images", len(work))
 
 
 def survey(splits: Splits, seen: Sequence[Seen]) -> dict[str, Any]:

@@ -6,19 +6,15 @@ What is kept for a file counts as long as its size, times (of content and of ino
 import contextlib
 import hashlib
 import sqlite3
-import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import fsspec
 from datasets import config as datasets_config
-from tqdm import tqdm
 
-from data.cores import usable_cores
+from data.cores import Item, in_threads
 from data.reading.listing import version
 from data.reading.splits import DIGEST_SIZE, Split, Splits, content
 
@@ -85,7 +81,7 @@ def _digests(split: Split, store: sqlite3.Connection) -> bytes:
     found = _look_up([name], store).get(name) if files else None
     if found is not None and found[0] == state and len(found[1]) == len(split) * DIGEST_SIZE:
         return found[1]
-    digests = b"".join(_in_threads(lambda index: content(split.read_or_nothing(index)), range(len(split))))
+    digests = b"".join(_hashed(lambda index: content(split.read_or_nothing(index)), range(len(split))))
     if files and _settled(files):
         _keep([(name, state, digests)], store)
     return digests
@@ -95,7 +91,7 @@ def _of_files(paths: Sequence[str | None], store: sqlite3.Connection) -> list[by
     states = {path: _state(path) for path in set(paths) if path}
     found = {path: digest for path, (state, digest) in _look_up(list(states), store).items() if state == states[path]}
     missing = [path for path, state in states.items() if path not in found and state]
-    new = dict(zip(missing, _in_threads(_of_file, missing), strict=True))
+    new = dict(zip(missing, _hashed(_of_file, missing), strict=True))
     # One that changed while it was read gets a digest that the next reader finds wrong, and is not kept.
     sure = [path for path in missing if _state(path) == states[path] and _settled([path]) and new[path] != NOTHING]
     _keep([(path, states[path], new[path]) for path in sure], store)
@@ -144,15 +140,8 @@ def _keep(rows: Sequence[tuple[str, str | None, bytes]], store: sqlite3.Connecti
         store.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", rows)
 
 
-def _in_threads(work: Any, items: Sequence[Any]) -> list[bytes]:
-    with ThreadPoolExecutor(usable_cores()) as pool:  # hashing releases the lock
-        bar = tqdm(total=len(items), desc="hashing images", leave=False, delay=1, disable=not sys.stderr.isatty())
-        with bar:
-            done = []
-            for digest in pool.map(work, items):
-                done.append(digest)
-                bar.update()
-            return done
+def _hashed(work: Callable[[Item], bytes], items: Sequence[Item]) -> Iterator[bytes]:
+    return in_threads(work, items, "hashing images", len(items))  # hashing releases the lock
 
 
 def shard_identity(address: str) -> tuple[str, bool]:

@@ -179,7 +179,7 @@ def looked_at(
     import torch
 
     from data.inspect.survey import look
-    from train.setup.inputs import resize_for
+    from train.inference.predictor import resize_for
 
     model.eval()
     seen, rows = [], []

@@ -1,16 +1,26 @@
 """The command `plainloop`: a first word that names a command, and the rest for that command."""
 
+import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from train.commands.compare import main as compare
-from train.commands.inspect import main as inspect
-from train.main import main as train
-
-COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
-    "train": (train, "fine-tune a Vision Transformer; the same as python -m train.main"),
-    "inspect": (inspect, "look at a data set before training: counts, broken images, duplicates, doubtful labels"),
-    "compare": (compare, "tell which of several runs has the better recipe, and whether that is luck"),
+# Module and summary. A module is imported only when its command is called.
+COMMANDS = {
+    "train": ("train.main", "fine-tune a Vision Transformer; the same as python -m train.main"),
+    "inspect": (
+        "train.commands.inspect",
+        "look at a data set before training: counts, broken images, duplicates, doubtful labels",
+    ),
+    "compare": (
+        "train.commands.compare",
+        "tell which of several runs has the better recipe, and whether that is luck",
+    ),
+    "predict": ("train.commands.predict", "classify images: files, or whole folders"),
+    "evaluate": ("train.commands.evaluate", "judge a model on a split: accuracy, calibration, each image"),
+    "report": ("train.commands.report", "write a page about one run or several, with its mistakes as pictures"),
+    "export": ("train.commands.export", "turn a model into ONNX or torch.export, preprocessing included, and check it"),
+    "serve": ("train.commands.serve", "answer HTTP requests with a model, and show a page to try it"),
+    "push": ("train.commands.push", "upload a model and its card to the Hugging Face Hub"),
 }
 
 
@@ -25,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {name}: no such command; the commands are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     sys.path.append("")  # as for python -m, so that --optim my_module:MyOptimizer is found here; last, to hide nothing
-    command, _ = COMMANDS[name]
-    return command(rest)
+    module, _ = COMMANDS[name]
+    return importlib.import_module(module).main(rest)
 
 
 def _usage() -> str:

@@ -15,7 +15,6 @@ from data.cores import usable_cores
 from data.loading.streaming import Streams
 from data.pipeline import DataPipeline, LoadingOptions, stored_pipeline, streamed_pipeline
 from data.plan import Balance, Plan, StreamPlan, batches_per_epoch
-from data.reading.decode import Resize
 from data.reading.rare import few_validation_images, unequal_classes
 from data.reading.repeats import WARNING
 from data.reading.splits import Splits
@@ -29,6 +28,7 @@ from train.config.schema import AugmentConfig, Config, ModelConfig, RecipeConfig
 from train.distributed.collectives import on_rank_zero
 from train.distributed.env import rank, world_size
 from train.distributed.parallel import shard
+from train.inference.predictor import resize_for
 from train.precision import Precision
 from train.setup.intervals import settle_intervals
 from train.system import hub
@@ -143,12 +143,6 @@ def _as_asked(asked: ModelConfig, model: Classifier) -> list[str]:
 
 def _short(count: int) -> str:
     return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.1f} k"
-
-
-def resize_for(model: Classifier) -> Resize:
-    """From an image of any size to what the model takes."""
-    wanted = model.preprocessing
-    return Resize(wanted.height, wanted.width, wanted.interpolation, wanted.before_crop)
 
 
 def cache_policy(config: Config) -> CachePolicy:

@@ -1,6 +1,9 @@
 """Lines for the person at the terminal."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -16,3 +19,11 @@ def say(text: str) -> None:
     if rank() == 0:
         tqdm.write(printable(text).replace("\n", "\\n"))
         sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def data_only() -> Iterator[TextIO]:
+    """Standard output, for data alone: while the block runs, all that is said goes to standard error."""
+    out = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):
+        yield out

@@ -1,0 +1,95 @@
+"""What the commands that use a trained model share: their flags, and how the model is loaded."""
+
+import argparse
+import os
+from argparse import RawDescriptionHelpFormatter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data import files
+from train.config.flags import Parser
+from train.config.schema import FLAGS, RunConfig
+from train.distributed.env import world_size
+from train.errors import ConfigError
+from train.system import hub
+
+if TYPE_CHECKING:
+    from train.inference.predictor import Predictor
+
+RUN_HELP = "Folder of a finished run or of a checkpoint, or the name of a model on the Hub."
+
+
+def command_parser(name: str, usage: str, description: str) -> Parser:
+    """The parser of a command, with --debug.
+
+    Args:
+        name: of the command.
+        usage: what follows the name.
+        description: for --help.
+    """
+    parser = Parser(
+        prog=f"plainloop {name}",
+        usage=f"plainloop {name} {usage}",
+        description=description,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+    return parser
+
+
+def add_model_flags(parser: Parser) -> None:
+    """RUN, and how its model is loaded and computed."""
+    parser.add_argument("run", metavar="RUN", help=RUN_HELP)
+    parser.add_argument("--model_revision", metavar="TEXT", help=FLAGS["model_revision"].metadata["help"])
+    parser.add_argument("--cache_dir", metavar="TEXT", help=FLAGS["cache_dir"].metadata["help"])
+    parser.add_argument("--device", default="auto", metavar="TEXT", help=FLAGS["device"].metadata["help"])
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16", "fp16", "fp64"), default="auto", help="Default: as training."
+    )
+
+
+def load_model_of(values: argparse.Namespace) -> "Predictor":
+    """The model that the flags of `add_model_flags` name. Says what it is and what it is computed on.
+
+    Raises:
+        ConfigError, ModelError: it cannot be used.
+    """
+    if world_size() > 1:
+        raise ConfigError("this command works in one process; leave torchrun out")
+    if values.cache_dir:
+        hub.move_caches(values.cache_dir)
+    # Imported only now: these take seconds, and a mistyped flag should not.
+    from train.inference.predictor import check_trained, load_predictor
+    from train.precision import choose_compute
+    from train.system.console import say
+
+    check_trained(values.run)
+    unreachable = hub.why_unreachable() if hub.is_hub_name(values.run) else None
+    if unreachable:
+        say(f"{unreachable}: only what its local cache holds can be loaded")
+    precision = choose_compute(RunConfig(device=values.device, precision=values.precision))
+    where = {"revision": values.model_revision, "cache_dir": values.cache_dir, "offline": unreachable is not None}
+    predictor = load_predictor(values.run, precision, **where)
+    size = predictor.model.preprocessing
+    say(f"model: {values.run}, {len(predictor.label_names)} classes, {size.height} x {size.width} pixels")
+    return predictor
+
+
+def check_out(out: str | None, flag: str = "--out") -> None:
+    """Refuse, before anything slow happens, a file that cannot be written.
+
+    Raises:
+        ConfigError: it is a folder, or the folder it is to lie in is missing or may not be written in.
+    """
+    if out is None:
+        return
+    path = Path(files.follow(out))
+    if path.is_dir():
+        raise ConfigError(f"{flag} {out}: is a folder; name a file")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{flag} {out}: is no ordinary file")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{flag} {out}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{flag} {out}: may not be written")

@@ -1,0 +1,116 @@
+"""From image bytes to probabilities: the one way for prediction, evaluation, export and server alike."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from data import files
+from data.reading.decode import Resize, decode
+from models.classifier import Classifier
+from models.loading import load_model
+from models.source import Source, read_checkpoint
+from train.config.record import RECORD
+from train.errors import ConfigError
+from train.precision import Precision
+from train.system.device import choose_attention
+
+
+def resize_for(model: Classifier) -> Resize:
+    """From an image of any size to what the model takes."""
+    wanted = model.preprocessing
+    return Resize(wanted.height, wanted.width, wanted.interpolation, wanted.before_crop)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Image bytes -> probabilities, by the decoding, the resizing and the `Classifier` of training.
+
+    An image gets the same bits wherever batches are cut alike; in other batches the last bits may differ.
+    """
+
+    model: Classifier
+    precision: Precision
+    label_names: list[str]  # by the index of the class
+
+    def pixels(self, data: bytes, name: str) -> torch.Tensor:
+        """One image as the model takes it: uint8 [3, height, width], on the CPU. Any thread may call it.
+
+        Args:
+            data: of a JPEG, PNG, WebP, BMP, GIF (first frame) or TIFF file.
+            name: what to call the image in an error.
+
+        Raises:
+            DataError: the image cannot be decoded.
+        """
+        return resize_for(self.model)(decode(data, name))
+
+    @torch.inference_mode()
+    def logits(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 [n, 3, height, width] -> float32 [n, classes] (float64 in fp64), on the CPU."""
+        with self.precision.autocast():
+            logits = self.model(pixels.to(self.precision.device))
+        return (logits if logits.dtype == torch.float64 else logits.float()).cpu()
+
+    def probabilities(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 [n, 3, height, width] -> [n, classes], of which each row adds up to 1."""
+        return self.logits(pixels).softmax(-1)
+
+    def __call__(self, data: bytes, name: str = "image") -> tuple[str, dict[str, float]]:
+        """The most probable class of one image, and the probability of each class.
+
+        Raises:
+            DataError: the image cannot be decoded.
+        """
+        row = self.probabilities(self.pixels(data, name)[None])[0]
+        return self.label_names[int(row.argmax())], dict(zip(self.label_names, row.tolist(), strict=True))
+
+
+def load_predictor(
+    model: str,
+    precision: Precision,
+    *,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+    offline: bool = False,
+) -> Predictor:
+    """Load a trained model, in evaluation mode on its device.
+
+    Args:
+        model: folder of a finished run or of a checkpoint, or the name of a model on the Hub.
+        precision: device and precision to compute in.
+        revision: branch, tag or commit of a model on the Hub.
+        cache_dir: the Hub cache to download to.
+        offline: use what that cache holds, and do not ask the network.
+
+    Raises:
+        ConfigError: the run has no model yet, or the model was never trained.
+        ModelError: in one line, what is wrong with the files or the weights.
+    """
+    check_trained(model)
+    name = files.follow(model)
+    source = Source(name, revision, cache_dir, offline)
+    with source.explained():
+        classes = read_checkpoint(source).classes
+    if not classes:
+        raise ConfigError(f"{model}: names no classes; only a trained classifier can be used")
+    attention = choose_attention(precision.device, precision.name)
+    where = {"revision": revision, "cache_dir": cache_dir, "offline": offline}
+    loaded = load_model(name, classes, attention=attention, dtype=precision.dtype, **where)
+    loaded.model.to(precision.device).eval()
+    return Predictor(loaded.model, precision, classes)
+
+
+def check_trained(model: str) -> None:
+    """Refuse what holds no trained model, before anything slow is imported or loaded.
+
+    Raises:
+        ConfigError: says what to name instead.
+    """
+    if model.startswith("builtin:"):
+        raise ConfigError(f"{model}: is built untrained; name the folder of a run")
+    folder = Path(files.follow(model))
+    if (folder / RECORD).is_file() and not (folder / "config.json").exists():
+        best = folder / "best"
+        other = f"{best} is the best model so far" if best.exists() else "it has no checkpoint either"
+        raise ConfigError(f"{model}: this run is not finished and has no model yet; {other}")
