@@ -32,6 +32,19 @@ def write_text(path: Path, text: str) -> None:
     _replace(path, lambda made: made.write_text(text, encoding="utf-8", newline="\n"))
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path`, atomically, when the block ends; a failure leaves the old one."""
+    made = beside(path)
+    try:
+        with made.open("wb") as file:
+            yield file
+        flush(made)
+        rename(made, path)
+    finally:
+        made.unlink(missing_ok=True)
+
+
 def copy(source: Path, target: Path) -> None:
     """Copy a file as atomically as `write_text` writes one."""
     _replace(target, lambda made: shutil.copyfile(source, made))

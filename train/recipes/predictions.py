@@ -38,17 +38,17 @@ def write_predictions(
         names: of the split's images, by index; there may be more.
         label_names: by the index of the class.
     """
-    images, classes = list(islice(names, predictions[-1].index + 1)), list(map(_safe, label_names))
+    images, classes = list(islice(names, predictions[-1].index + 1)), list(map(spreadsheet_safe, label_names))
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
     for index, label, predicted, *numbers in predictions:
         shown = (f"{number:.6g}" for number in numbers)
-        table.writerow([_safe(images[index]), classes[label], classes[predicted], *shown])
+        table.writerow([spreadsheet_safe(images[index]), classes[label], classes[predicted], *shown])
     files.write_text(folder / PREDICTIONS, text.getvalue())
 
 
-def _safe(name: str) -> str:
+def spreadsheet_safe(name: str) -> str:
     """Text of others, which neither a terminal nor a spreadsheet may take for a command."""
     text = printable(name).encode(errors="backslashreplace").decode()
     return f"'{text}" if text.startswith(FORMULA) else text
