@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Sampler
 
 from data import DataError
 from data.augment import Augmentation, augmented
-from data.cache.prepared import CachePolicy, Kept, Pixels, prepare_images
+from data.cache.check import check_images
+from data.cache.prepared import CachePolicy, Decoded, Kept, Pixels, prepare_images
 from data.cores import usable_cores
 from data.loading.loader import Images, InOrder, OwnImages, PlannedSampler, batches_on, build_loader
 from data.loading.streaming import Streams, batched, rows_in_order, shuffled_rows, stream_batches
@@ -38,6 +39,7 @@ class DataPipeline:
     validation_fingerprint: str | None = None  # of the validation images alone
     notes: list[str] = field(default_factory=list)  # how images get to the device, and why
     train_images: Callable[[], Iterator[Batch]] | None = None  # every training image once, in order; not of a stream
+    test_batches: Callable[[], Iterator[Batch]] | None = None  # every test image once, in order, if there is any
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def stored_pipeline(
     skip_bad: bool,
     say: Say,
     augmentation: Augmentation = UNCHANGED,
+    test: Splits | None = None,
 ) -> tuple[Splits, DataPipeline]:
     """The pipeline of a data set that is stored. Every image is decoded once now, so that a bad one is known at once.
 
@@ -72,6 +75,7 @@ def stored_pipeline(
         skip_bad: leave out images that cannot be decoded, instead of refusing the data.
         say: told what a person should know.
         augmentation: of the training images.
+        test: the test split, as `validation`, of the same classes.
 
     Returns:
         The splits without bad images, and the pipeline.
@@ -91,10 +95,20 @@ def stored_pipeline(
     validation = Images(pixels["validation"], splits.validation.labels)
     workers, why = choose_workers(options.workers, train if len(train) else validation, device)
     notes.append(f"{workers} workers ({why})")
-    pipeline = dataset_pipeline(train, validation, plan, device, names, replace(options, workers=str(workers)), say)
+    options = replace(options, workers=str(workers))
+    judged = _images_to_test(test, resize, policy, skip_bad, splits.notes) if test else None
+    pipeline = dataset_pipeline(train, validation, plan, device, names, options, say, judged)
     called = {"image_name": splits.train.image_name, "validation_names": splits.validation.image_names}
     known = {"fingerprint": splits.fingerprint(), "validation_fingerprint": splits.validation_fingerprint()}
     return splits, replace(pipeline, **called, **known, notes=notes)
+
+
+def _images_to_test(test: Splits, resize: Resize, policy: CachePolicy, skip_bad: bool, notes: list[str]) -> Images:
+    """The test split: decoded once now, so that a bad image is known at once, and again when it is judged."""
+    known = len(test.notes)
+    sound = check_images(test, skip_bad, policy.folder)
+    notes.extend(sound.notes[known:])
+    return Images(Decoded(sound.validation, resize), sound.validation.labels)
 
 
 def dataset_pipeline(
@@ -105,8 +119,9 @@ def dataset_pipeline(
     label_names: list[str],
     options: LoadingOptions,
     say: Say,
+    test: Images | None = None,
 ) -> DataPipeline:
-    """The pipeline of two data sets that return whole batches."""
+    """The pipeline of two data sets, or three, that return whole batches."""
 
     def batches(images: Any, batches_after: Callable[[int], Sampler[list[Sample]]]) -> Iterator[Batch]:
         pin = device.type == "cuda" and not getattr(images, "on_device", False)
@@ -135,6 +150,7 @@ def dataset_pipeline(
         image_name,
         lambda: map(image_name, range(len(validation))),
         train_images=lambda: in_order(train),
+        test_batches=(lambda: in_order(test)) if test else None,
     )
 
 

@@ -4,6 +4,8 @@ Classes are compared, and joined, by name, never by index.
 """
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 
 import datasets
 import torch
@@ -11,13 +13,18 @@ import torch
 from data import DataError
 from data.loading.streaming import Stream, Streams
 from data.reading import leaves
-from data.reading.columns import Labelled, find_column, undecoded
+from data.reading.columns import Labelled, UnlabelledError, find_column, undecoded
 from data.reading.content import with_content
+from data.reading.folders import SPLITS
 from data.reading.names import composed
 from data.reading.splits import Split, Splits, check_classes
-from data.reading.tables import DatasetSpec, choose_splits, find_data
+from data.reading.tables import DatasetSpec, Found, choose_splits, find_data, find_split
 
 BUILT_IN = "builtin:leaves"
+
+
+class NoSuchSplitError(DataError):
+    """The data set is sound, but does not have the split that was asked for."""
 
 
 def load_splits(
@@ -27,7 +34,6 @@ def load_splits(
     max_train_samples: int | None = None,
     max_eval_samples: int | None = None,
     seed: int = 42,
-    only_validation: bool = False,
 ) -> Splits:
     """Load a dataset for image classification.
 
@@ -38,7 +44,6 @@ def load_splits(
         max_train_samples: keep a seeded random subset of this many training images.
         max_eval_samples: the same for validation images.
         seed: of the hold-out and of the subsets.
-        only_validation: leave the train split empty, and read none of it where there is a validation split.
 
     Raises:
         DataError: in one line, what is wrong with the name, the files, the columns, the classes or a split.
@@ -46,22 +51,81 @@ def load_splits(
     spec = DatasetSpec(spec) if isinstance(spec, str) else spec
     dataset = spec.dataset
     if dataset.startswith("builtin:"):
-        return _built_in(dataset, 0 if only_validation else max_train_samples, max_eval_samples, seed)
+        return _built_in(dataset, max_train_samples, max_eval_samples, seed)
     data = find_data(spec)
-    chosen = choose_splits(data.files, dataset, data.notes, need_train=not only_validation)
-    if only_validation and "validation" in chosen:
-        chosen.pop("train", None)
+    chosen = choose_splits(data.files, dataset, data.notes)
     found = {name: data.read(split) for name, split in chosen.items()}
     if "validation" not in found:
         found = _hold_out(found["train"], validation_fraction, seed, dataset, data.notes)
-    if only_validation:
-        found["train"] = _select(found["validation"], [])
     label_names = found["train"].names
     splits = {name: _to_split(name, item, label_names, dataset, data.notes) for name, item in found.items()}
     train = _subset(splits["train"], max_train_samples, seed)
     validation = _subset(splits["validation"], max_eval_samples, seed)
-    check_classes(train, validation, label_names, dataset, trained_on=not only_validation)
+    check_classes(train, validation, label_names, dataset)
     return with_content(Splits(dataset, train, validation, label_names, data.notes), spec.cache_dir)
+
+
+def load_to_judge(
+    spec: DatasetSpec | str,
+    names: Sequence[str] = ("validation",),
+    *,
+    validation_fraction: float = 0.15,
+    max_eval_samples: int | None = None,
+    seed: int = 42,
+    label_names: list[str] | None = None,
+) -> Splits:
+    """Load one split, to judge a trained model on. Nothing is read of the others, unless it is held out of `train`.
+
+    Args:
+        spec: as for `load_splits`, like `validation_fraction` and `seed`.
+        names: of splits (train, validation, test): the first one that there is, and that has labels.
+        validation_fraction: share of `train` held out, if `validation` is asked for and there is none.
+        max_eval_samples: keep a seeded random subset of this many images, if it is `validation`.
+        seed: of the hold-out and of the subset.
+        label_names: the classes in the order of training; by default those that the split declares, or that its
+            images have.
+
+    Returns:
+        That split as `validation`, under its own name, and an empty `train`.
+
+    Raises:
+        DataError: there is none of these splits; or as for `load_splits`.
+    """
+    spec = DatasetSpec(spec) if isinstance(spec, str) else spec
+    if spec.dataset.startswith("builtin:"):
+        return _built_in_to_judge(spec.dataset, names, max_eval_samples, seed)
+    data = find_data(spec)
+    name, item = _first_labelled(data, names, spec.dataset, validation_fraction, seed)
+    label_names = label_names or item.names
+    split = _to_split(name, item, label_names, spec.dataset, data.notes)
+    split = _subset(split, max_eval_samples if name == "validation" else None, seed)
+    return with_content(_judged_alone(spec.dataset, split, label_names, data.notes), spec.cache_dir)
+
+
+def _first_labelled(
+    data: Found, names: Sequence[str], dataset: str, fraction: float, seed: int
+) -> tuple[str, Labelled]:
+    there = {name: split for name in SPLITS if (split := find_split(data.files, name))}
+    held_out = "validation" not in there and "train" in there
+    for name in names:
+        try:
+            if held_out and name != "test":
+                return name, _hold_out(data.read(there["train"]), fraction, seed, dataset, data.notes)[name]
+            if name in there:
+                return name, data.read(there[name])
+        except UnlabelledError:
+            if name == names[-1]:
+                raise
+            data.notes.append(f"the {name} split has no labels, so nothing can be judged on it")
+    raise NoSuchSplitError(
+        f"--dataset {dataset}: has no {' or '.join(names)} split; it has {', '.join(sorted(data.files))}"
+    )
+
+
+def _judged_alone(dataset: str, split: Split, label_names: list[str], notes: list[str]) -> Splits:
+    nothing = replace(split.select([]), name="train" if split.name != "train" else "nothing")
+    check_classes(nothing, split, label_names, dataset, trained_on=False)
+    return Splits(dataset, nothing, split, label_names, notes)
 
 
 def load_streams(spec: DatasetSpec | str) -> Streams:
@@ -113,6 +177,16 @@ def _built_in(dataset: str, max_train: int | None, max_eval: int | None, seed: i
     return Splits(dataset, splits["train"], splits["validation"], list(leaves.LABEL_NAMES))
 
 
+def _built_in_to_judge(dataset: str, names: Sequence[str], most: int | None, seed: int) -> Splits:
+    name = next((name for name in names if name in leaves.SIZES), None)
+    if name is None:
+        raise NoSuchSplitError(f"--dataset {dataset}: has no {' or '.join(names)} split; it has train, validation")
+    of_it = {"train": 0, "validation": 0} | {name: most if name == "validation" else None}
+    splits = _built_in(dataset, of_it["train"], of_it["validation"], seed)
+    split = splits.train if name == "train" else splits.validation
+    return _judged_alone(dataset, split, splits.label_names, splits.notes)
+
+
 def _hold_out(train: Labelled, fraction: float, seed: int, dataset: str, notes: list[str]) -> dict[str, Labelled]:
     """Take `fraction` of each class for validation, at least one image, but never all; a function of the seed."""
     order = torch.randperm(len(train.values), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -145,7 +219,8 @@ def _to_split(name: str, item: Labelled, label_names: list[str], dataset: str, n
     names = [as_trained.get(composed(label), label) for label in item.names]
     if other := [label for label, before in zip(names, item.names, strict=True) if label != before]:
         notes.append(f"joined: names whose accents {name} stores otherwise than train: {', '.join(other)}")
-    different = set(names) ^ set(label_names) if item.declared else set(names) - set(label_names)
+    may_lack = not item.declared or name == "test"
+    different = set(names) - set(label_names) if may_lack else set(names) ^ set(label_names)
     if different:
         raise DataError(
             f"--dataset {dataset}: the classes of train and {name} differ in {', '.join(sorted(different))};"

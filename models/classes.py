@@ -54,12 +54,12 @@ def put_first(classes: list[str], wanted: list[str], model: str) -> list[str]:
     has, asked = Counter(map(_composed, classes)), Counter(map(_composed, wanted))
     if strange := [name for name in wanted if not has[_composed(name)]]:
         raise ModelError(
-            f"--eval_only: the data has classes that --model {model} was not trained on: {_some(strange)};"
+            f"the data has classes that --model {model} was not trained on: {_some(strange)};"
             f" its own are {_some(classes) or 'not named'}"
         )
     double = {name: None for name in wanted if has[_composed(name)] + asked[_composed(name)] > 2}
     if double:
-        raise ModelError(f"--eval_only: --model {model} or the data has two classes of one name: {_some([*double])}")
+        raise ModelError(f"--model {model} or the data has two classes of one name: {_some([*double])}")
     return [*wanted, *(name for name in classes if not asked[_composed(name)])]
 
 

@@ -138,7 +138,7 @@ def prepare_images(
     Raises:
         DataError: images cannot be decoded, or the cache cannot be written.
     """
-    resizes = {"train": train_resize or resize, "validation": resize}
+    resizes = {splits.train.name: train_resize or resize, splits.validation.name: resize}
     both = (splits.train, splits.validation)
     shapes = {s.name: torch.Size([len(s), 3, resizes[s.name].height, resizes[s.name].width]) for s in both}
     kind, reason = policy.choose(_total(shapes))

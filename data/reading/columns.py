@@ -12,6 +12,10 @@ IMAGE_NAMES = ("image", "img", "pixel_values", "picture", "photo")
 LABEL_NAMES = ("labels", "label", "class", "target", "fine_label", "category")
 
 
+class UnlabelledError(DataError):
+    """No row of a split has a class, as in hidden test splits on the Hub."""
+
+
 @dataclass(frozen=True)
 class Labelled:
     """A table of images with the class of each."""
@@ -27,14 +31,15 @@ def read_labels(table: datasets.Dataset, dataset: str, image_column: str | None,
     """Find both columns and number the classes: as declared, or sorted by name.
 
     Raises:
-        DataError: a column cannot be found, or rows have no class.
+        DataError: a column cannot be found, or rows have no class (UnlabelledError: none has).
     """
     image_column = find_column("image", table, dataset, image_column)
     label_column = find_column("label", table, dataset, label_column)
     values, feature = list(table[label_column]), table.features[label_column]
     missing = sum(value is None or value in (-1, "") for value in values)
     if missing:  # -1 is the Hub's mark for "no label given", as in hidden test splits
-        raise DataError(f"--dataset {dataset}: {missing} of {len(values)} rows have no value in '{label_column}'")
+        kind = UnlabelledError if missing == len(values) else DataError
+        raise kind(f"--dataset {dataset}: {missing} of {len(values)} rows have no value in '{label_column}'")
     images = undecoded(table, image_column)
     if isinstance(feature, datasets.ClassLabel):
         return Labelled(images, values, range(len(values)), list(feature.names), declared=True)

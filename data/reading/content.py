@@ -33,10 +33,10 @@ def cache_folder(cache_dir: str | None) -> Path:
 def with_content(splits: Splits, cache_dir: str | None) -> Splits:
     """The splits with the digest of every image, which `Split.read` checks and `fingerprint` identifies them by."""
     with _digest_store(cache_folder(cache_dir) / "content.sqlite", splits.notes) as store:
-        hashed = {
-            split.name: replace(split, digests=_digests(split, store)) for split in (splits.train, splits.validation)
-        }
-    return replace(splits, train=hashed["train"], validation=hashed["validation"])
+        train, validation = (
+            replace(split, digests=_digests(split, store)) for split in (splits.train, splits.validation)
+        )
+    return replace(splits, train=train, validation=validation)
 
 
 @contextlib.contextmanager

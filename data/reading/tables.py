@@ -213,19 +213,22 @@ def _load(spec: DatasetSpec, module: str, files: list[str], **options: Any) -> T
     return with_retries(lambda: datasets.load_dataset(module, **given, **options))
 
 
-def choose_splits(files: Files, dataset: str, notes: list[str], need_train: bool = True) -> dict[str, str]:
-    """Which of the dataset's splits is `train`, and which, if any, is `validation`; a test split is for neither.
+def find_split(files: Files, name: str) -> str | None:
+    """What the data set calls its train, validation or test split; None if it has none."""
+    return next((called for called in (name, *SPLITS[name]) if called in files), None)
+
+
+def choose_splits(files: Files, dataset: str, notes: list[str]) -> dict[str, str]:
+    """Which of the dataset's splits is `train`, and which, if any, is `validation`. A test split is for neither.
 
     Raises:
         DataError: there is no train split.
     """
-    validation = [name for name in ("validation", *SPLITS["validation"]) if name in files]
-    chosen = {"validation": validation[0]} if validation else {}
-    if "train" in files:
-        chosen = {"train": "train", **chosen}
-    elif need_train or not validation:
+    if "train" not in files:
         raise DataError(f"--dataset {dataset}: has no train split; it has {', '.join(sorted(files)) or 'none'}")
-    if unused := sorted(set(files) - set(chosen.values())):
+    validation = find_split(files, "validation")
+    chosen = {"train": "train"} | ({"validation": validation} if validation else {})
+    if unused := sorted(set(files) - {*chosen.values(), find_split(files, "test")}):
         notes.append(f"splits not used: {', '.join(unused)}")
     return chosen
 

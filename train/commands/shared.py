@@ -3,12 +3,15 @@
 import argparse
 import os
 from argparse import RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data import files
-from train.config.flags import Parser
-from train.config.schema import FLAGS, RunConfig
+from train.config.flags import Parser, add_flag
+from train.config.record import RECORD, read_record
+from train.config.schema import FLAGS, DataConfig, RunConfig
 from train.distributed.env import world_size
 from train.errors import ConfigError
 from train.system import hub
@@ -16,6 +19,10 @@ from train.system import hub
 if TYPE_CHECKING:
     from train.inference.predictor import Predictor
 
+DATA_FLAGS = (
+    *("dataset", "train_dir", "validation_dir", "test_dir", "dataset_config_name", "image_column_name"),
+    *("label_column_name", "train_val_split", "split_seed", "max_eval_samples", "skip_bad_images"),
+)
 RUN_HELP = "Folder of a finished run or of a checkpoint, or the name of a model on the Hub."
 
 
@@ -49,8 +56,45 @@ def add_model_flags(parser: Parser) -> None:
     )
 
 
-def load_model_of(values: argparse.Namespace) -> "Predictor":
+def add_data_flags(parser: Parser) -> None:
+    """Which images a model is judged on, as training names and reads them."""
+    for item in fields(DataConfig):
+        if item.name in DATA_FLAGS:
+            add_flag(parser, DataConfig, item)
+    seed = next(item for item in fields(RunConfig) if item.name == "seed")
+    add_flag(parser, RunConfig, seed, "Of the training that held validation images out, if one did. Default: 42.")
+
+
+def data_of(values: argparse.Namespace) -> tuple[DataConfig, int]:
+    """The data flags and the seed: those of the run, with what was typed; with --dataset, only what was typed.
+
+    Raises:
+        ConfigError: no data set is named, and RUN is no run that names one.
+    """
+    names = (*DATA_FLAGS, "seed")
+    typed = {name: getattr(values, name) for name in names if getattr(values, name) != FLAGS[name].default}
+    recorded = {} if values.dataset else _recorded(values.run)
+    chosen = {name: recorded[name] for name in names if recorded.get(name) is not None} | typed
+    seed = chosen.pop("seed", FLAGS["seed"].default)
+    return DataConfig(**chosen), seed
+
+
+def _recorded(run: str) -> dict[str, Any]:
+    """The flags of the run in a folder, or of the run whose checkpoint it is."""
+    folder = Path(files.follow(run))
+    record = next((path for path in (folder / RECORD, folder.resolve().parent / RECORD) if path.is_file()), None)
+    flags = read_record(record)["config"] if record else {}
+    if not flags.get("dataset"):
+        raise ConfigError(f"--dataset: name one; {run} does not say what it was trained on")
+    return flags
+
+
+def load_model_of(values: argparse.Namespace, first_classes: Sequence[str] = ()) -> "Predictor":
     """The model that the flags of `add_model_flags` name. Says what it is and what it is computed on.
+
+    Args:
+        values: the flags.
+        first_classes: of the data, which the model must have; they become its first ones.
 
     Raises:
         ConfigError, ModelError: it cannot be used.
@@ -70,7 +114,7 @@ def load_model_of(values: argparse.Namespace) -> "Predictor":
         say(f"{unreachable}: only what its local cache holds can be loaded")
     precision = choose_compute(RunConfig(device=values.device, precision=values.precision))
     where = {"revision": values.model_revision, "cache_dir": values.cache_dir, "offline": unreachable is not None}
-    predictor = load_predictor(values.run, precision, **where)
+    predictor = load_predictor(values.run, precision, first_classes, **where)
     size = predictor.model.preprocessing
     say(f"model: {values.run}, {len(predictor.label_names)} classes, {size.height} x {size.width} pixels")
     return predictor

@@ -39,6 +39,10 @@ class RunConfig:
         None, "Stop, with a checkpoint, after this many updates; the schedule stays that of the whole run."
     )
     eval_only: bool = flag(False, "Evaluate --model on the validation split, print the metrics as JSON, train nothing.")
+    test_at_end: bool = flag(
+        True,
+        "At the end, evaluate the best model on the test split, if there is one: once, and no choice depends on it.",
+    )
     seeds: str | None = flag(
         None, "Train once with each of these seeds, such as 42,43,44, in folders inside --output_dir, and compare."
     )
@@ -353,12 +357,15 @@ OF_THE_START = (
     "sweep",
     "folds",
 )
+# What the record of a run lacks that an earlier version started: as that version did it.
+BEFORE = {"test_at_end": False}
 # What ends a run early: a resume may change it, though another length is another recipe.
 EARLY_ENDS = ("early_stopping_patience", "until", "max_time")
 # Flags that change what is shown or kept, or the speed, but no bit of the weights.
 FREE = {
     *OF_THE_START,
     "preset",
+    "test_at_end",
     "dataloader_num_workers",
     "dataloader_timeout",
     "image_cache",

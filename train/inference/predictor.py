@@ -1,5 +1,7 @@
 """From image bytes to probabilities: the one way for prediction, evaluation, export and server alike."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import torch
 
 from data import files
 from data.reading.decode import Resize, decode
+from models.classes import put_first
 from models.classifier import Classifier
 from models.loading import load_model
 from models.source import Source, read_checkpoint
@@ -69,6 +72,7 @@ class Predictor:
 def load_predictor(
     model: str,
     precision: Precision,
+    first_classes: Sequence[str] = (),
     *,
     revision: str | None = None,
     cache_dir: str | None = None,
@@ -79,13 +83,14 @@ def load_predictor(
     Args:
         model: folder of a finished run or of a checkpoint, or the name of a model on the Hub.
         precision: device and precision to compute in.
+        first_classes: of data to judge it on; they become its first ones.
         revision: branch, tag or commit of a model on the Hub.
         cache_dir: the Hub cache to download to.
         offline: use what that cache holds, and do not ask the network.
 
     Raises:
         ConfigError: the run has no model yet, or the model was never trained.
-        ModelError: in one line, what is wrong with the files or the weights.
+        ModelError: in one line, what is wrong with the files or the weights, or that it lacks one of these classes.
     """
     check_trained(model)
     name = files.follow(model)
@@ -94,11 +99,19 @@ def load_predictor(
         classes = read_checkpoint(source).classes
     if not classes:
         raise ConfigError(f"{model}: names no classes; only a trained classifier can be used")
+    if first_classes:
+        classes = put_first(classes, list(first_classes), model)
     attention = choose_attention(precision.device, precision.name)
     where = {"revision": revision, "cache_dir": cache_dir, "offline": offline}
     loaded = load_model(name, classes, attention=attention, dtype=precision.dtype, **where)
     loaded.model.to(precision.device).eval()
-    return Predictor(loaded.model, precision, classes)
+    return Predictor(loaded.model, precision, distinct(classes))
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, with the index behind those that several classes share: ImageNet has two cranes, bird and machine."""
+    counts = Counter(names)
+    return [name if counts[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
 
 
 def check_trained(model: str) -> None:

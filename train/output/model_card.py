@@ -14,12 +14,27 @@ from train.system import hub
 from train.system.streams import printable
 
 PER_CLASS = ("precision", "recall", "f1")
+TITLES = {"balanced_accuracy": "balanced accuracy", "f1_macro": "macro F1", "loss": "loss"}
 
 
 def write_model_card(
-    folder: Path, config: Config, decided: dict[str, Any], state: TrainState, evaluation: dict[str, Any]
+    folder: Path,
+    config: Config,
+    decided: dict[str, Any],
+    state: TrainState,
+    evaluation: dict[str, Any],
+    test: dict[str, Any] | None = None,
 ) -> None:
-    """Write data, recipe, metrics with their interval, and how to load the model."""
+    """Write data, recipe, metrics with their interval, and how to load the model.
+
+    Args:
+        folder: of the run.
+        config: all flags.
+        decided: what the run recorded of its data.
+        state: which update was the best.
+        evaluation: of the validation images.
+        test: of the test images, if there are any.
+    """
     shown = vars(config.recipe) | {"seed": config.run.seed, "precision": decided["precision"]}
     shown |= {"image_size": config.model.image_size, "freeze": config.model.freeze}
     shown |= {name: value for name, value in vars(config.augment).items() if value != FLAGS[name].default}
@@ -35,12 +50,26 @@ def write_model_card(
         metric=as_text(state.best.metric),
         low=low,
         high=high,
+        test=_on_test(test),
         per_class="\n".join(f"| {as_text(name)} | {p:.4f} | {r:.4f} | {f1:.4f} |" for name, p, r, f1 in rows),
         recipe="\n".join(f"| {name} | {as_text(str(value))} |" for name, value in shown.items() if value is not None),
         **{name: decided[name] for name in ("train_images", "validation_images")},
         **{name: evaluation[f"eval_{name}"] for name in ("accuracy", "balanced_accuracy", "f1_macro", "loss")},
     )
     files.write_text(folder / "README.md", card)
+
+
+def _on_test(test: dict[str, Any] | None) -> str:
+    if test is None:
+        return "These images chose the model, which flatters it. It was evaluated on no test split."
+    low, high = test["test_accuracy_wilson_95"]
+    rows = [
+        f"| on {test['test_samples']} test images, which chose nothing | |",
+        "|---|---|",
+        f"| accuracy | {test['test_accuracy']:.4f} (95 % Wilson interval {low:.4f} to {high:.4f}) |",
+        *(f"| {title} | {test[f'test_{name}']:.4f} |" for name, title in TITLES.items()),
+    ]
+    return "\n".join(rows)
 
 
 def _origin(asked: ModelConfig) -> str:
@@ -106,9 +135,11 @@ These are the weights of update {step}, the best by validation {metric}.
 | macro F1 | {f1_macro:.4f} |
 | loss | {loss:.6f} |
 
-| class | precision | recall | F1 |
+| class, on validation | precision | recall | F1 |
 |---|---|---|---|
 {per_class}
+
+{test}
 
 ## Use
 

@@ -23,6 +23,8 @@ from train.distributed.env import rank
 from train.distributed.parallel import shard
 from train.errors import RunError
 from train.evaluate import Metrics, evaluate, of_first_classes
+from train.inference.temperature import RECORD as TEMPERATURE_RECORD
+from train.inference.temperature import temperature_of
 from train.output.model_card import write_model_card
 from train.output.pictures import MOST_CLASSES, confusion_picture, prediction_picture
 from train.output.run_output import RunOutput
@@ -67,6 +69,7 @@ def finish(
     model = _reloaded(checkpoint, config, decided["attention"], state.precision, data.label_names)
     metrics = evaluate(model, data.validation_batches(), state.precision, data.label_names, with_predictions=True)
     check_reevaluation(state.best, metrics)
+    test = judge_test(model, data, state.precision)
     on_rank_zero(lambda: export(checkpoint, folder))
     if rank() != 0:
         return
@@ -75,14 +78,24 @@ def finish(
     training = train_results(state, plan) | choices
     write_json(folder / "train_results.json", training)
     write_json(folder / "eval_results.json", evaluation)
-    write_json(folder / "all_results.json", evaluation | training)
-    write_model_card(folder, config, decided, state, evaluation)
+    if test is not None:
+        write_json(folder / "test_results.json", test)
+    write_json(folder / "all_results.json", evaluation | (test or {}) | training)
+    write_model_card(folder, config, decided, state, evaluation, test)
     if not config.run.fsdp:  # a sharded model computes only where all processes take part
         log_pictures(output, model, state, metrics, data)
     output.log_outcome(config.flat(), metrics.values, state.step)
     # Last, because a run that has it is finished.
     write_predictions(folder, metrics.predictions, data.validation_names(), data.label_names)
-    print_summary(folder, config, state, metrics, evaluation)
+    print_summary(folder, config, state, metrics, evaluation, test)
+
+
+def judge_test(model: Classifier, data: DataPipeline, precision: Precision) -> dict[str, Any] | None:
+    """The chosen model's figures on the test split, which chose nothing; None without one. All processes call it."""
+    if data.test_batches is None:
+        return None
+    metrics = evaluate(model, data.test_batches(), precision, data.label_names)
+    return {name.replace("eval_", "test_", 1): value for name, value in eval_results(metrics).items()}
 
 
 def _reloaded(
@@ -97,7 +110,12 @@ def _reloaded(
 
 
 def print_summary(
-    folder: Path, config: Config, state: TrainState, metrics: Metrics, evaluation: dict[str, Any]
+    folder: Path,
+    config: Config,
+    state: TrainState,
+    metrics: Metrics,
+    evaluation: dict[str, Any],
+    test: dict[str, Any] | None,
 ) -> None:
     """The last lines of a run: figures by class, where the time went, what the folder holds, what to type next."""
     for line in per_class_table(metrics):
@@ -112,6 +130,12 @@ def print_summary(
         f"done: {folder} holds the model of update {state.best.step}; verified: reloaded from disk, {state.best.metric}"
         f" {best:.6g} ({matches}), accuracy {metrics.values['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f})"
     )
+    if test is not None:
+        low, high = test["test_accuracy_wilson_95"]
+        say(
+            f"test: accuracy {test['test_accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}) on"
+            f" {test['test_samples']} images that chose nothing; validation, which chose this model, flatters it"
+        )
     say(f"next: {evaluation_command(folder, config)}")
     say(f"      tensorboard --logdir {shlex.quote(str(folder))}")
 
@@ -191,6 +215,9 @@ def export(checkpoint: Path, folder: Path) -> None:
         raise RunError(
             f"the best checkpoint was damaged before it could be exported: {error}; check the disk"
         ) from error
+    if (temperature := temperature_of(folder)) is not None:
+        say(f"the temperature that was fitted here, {temperature:.4g}, is lost: the model is exported anew")
+        (folder / TEMPERATURE_RECORD).unlink(missing_ok=True)
     for name in MODEL_FILES:
         files.copy(checkpoint / name, folder / name)
         if files.sha256(folder / name) != listed[name]["sha256"]:

@@ -8,23 +8,24 @@ from pathlib import Path
 
 import torch
 
-from data import files
+from data import DataError, files
 from data.augment import Augmentation
 from data.cache.prepared import CachePolicy
 from data.cores import usable_cores
 from data.loading.streaming import Streams
 from data.pipeline import DataPipeline, LoadingOptions, stored_pipeline, streamed_pipeline
 from data.plan import Balance, Plan, StreamPlan, batches_per_epoch
+from data.reading.content import NOTHING
 from data.reading.rare import few_validation_images, unequal_classes
 from data.reading.repeats import WARNING
-from data.reading.splits import Splits
+from data.reading.splits import Split, Splits
 from data.reading.tables import DatasetSpec
-from data.sources import load_splits, load_streams
+from data.sources import NoSuchSplitError, load_splits, load_streams, load_to_judge
 from models.classifier import Classifier
 from models.loading import LoadedModel, load_model, names_to_evaluate
 from models.preprocessing import Preprocessing
 from train.checkpoint import resume
-from train.config.schema import AugmentConfig, Config, ModelConfig, RecipeConfig, RunConfig
+from train.config.schema import AugmentConfig, Config, DataConfig, ModelConfig, RecipeConfig, RunConfig
 from train.distributed.collectives import on_rank_zero
 from train.distributed.env import rank, world_size
 from train.distributed.parallel import shard
@@ -58,7 +59,8 @@ def load_inputs(config: Config, precision: Precision, lock: Lock) -> Inputs:
     torch.manual_seed(run.seed)  # before the model is built: the new head is drawn from it
     loaded = load_classifier(config, checkpoint, splits.label_names, precision, offline)
     started = time.perf_counter()
-    splits, data = _build_pipeline(config, splits, loaded.model, precision.device)
+    test = load_test(config, splits, offline)
+    splits, data = _build_pipeline(config, splits, loaded.model, precision.device, test)
     if not run.eval_only:
         settle_intervals(config, data.plan)
     data = replace(data, fingerprint=resume.fingerprint_as_saved(checkpoint, splits))
@@ -76,27 +78,60 @@ def is_offline(config: Config) -> bool:
 
 
 def load_data(config: Config, offline: bool) -> Splits | Streams:
-    """Both splits; no image has been looked at yet."""
+    """Both splits; no image has been looked at yet. For a mere evaluation, `train` is empty."""
     data, run = config.data, config.run
+    spec, seed = dataset_spec(data, run.cache_dir, offline), run.seed if data.split_seed is None else data.split_seed
+    if data.streaming:
+        return load_streams(spec)
+    drawn = {"validation_fraction": data.train_val_split, "seed": seed}
+    if run.eval_only:
+        return load_to_judge(spec, max_eval_samples=data.max_eval_samples, **drawn)
+    limits = {"max_train_samples": data.max_train_samples, "max_eval_samples": data.max_eval_samples}
+    return load_splits(spec, **limits, **drawn)
+
+
+def load_test(config: Config, splits: Splits | Streams, offline: bool) -> Splits | None:
+    """The test split, as `validation`, for one evaluation at the end; None, with a note of the reason, if it has none.
+
+    A test split that cannot be judged, such as one without labels, is no reason not to train.
+    """
+    if config.run.eval_only or not config.run.test_at_end:
+        return None
+    if isinstance(splits, Streams):
+        splits.notes.append("a stream's test split is not evaluated at the end; plainloop evaluate does")
+        return None
+    try:
+        spec = dataset_spec(config.data, config.run.cache_dir, offline)
+        test = load_to_judge(spec, ("test",), label_names=splits.label_names)
+    except NoSuchSplitError:
+        return None
+    except DataError as error:
+        splits.notes.append(f"{WARNING}no evaluation on the test split at the end: {error}")
+        return None
+    splits.notes.extend(note for note in test.notes if note not in splits.notes)
+    splits.notes.append(f"test: {len(test.validation)} images, judged once, at the end")
+    if copies := _in_both(test.validation, splits):
+        splits.notes.append(f"{WARNING}{copies} of the test images are in train or validation, too, byte for byte")
+    return test
+
+
+def _in_both(test: Split, splits: Splits) -> int:
+    others = (splits.train, splits.validation)
+    digests = {split.digest(index) for split in others for index in range(len(split))} - {b"", NOTHING}
+    return sum(test.digest(index) in digests for index in range(len(test)))
+
+
+def dataset_spec(data: DataConfig, cache_dir: str | None, offline: bool) -> DatasetSpec:
+    """Which data set the flags ask for, and how it is to be read."""
     folders = {"train": data.train_dir, "validation": data.validation_dir, "test": data.test_dir}
-    spec = DatasetSpec(
+    return DatasetSpec(
         data.dataset,
         data.dataset_config_name,
         data.image_column_name,
         data.label_column_name,
-        run.cache_dir,
+        cache_dir,
         offline,
         {split: folder for split, folder in folders.items() if folder is not None},
-    )
-    if data.streaming:
-        return load_streams(spec)
-    return load_splits(
-        spec,
-        validation_fraction=data.train_val_split,
-        max_train_samples=data.max_train_samples,
-        max_eval_samples=data.max_eval_samples,
-        seed=run.seed if data.split_seed is None else data.split_seed,
-        only_validation=run.eval_only,
     )
 
 
@@ -154,7 +189,11 @@ def cache_policy(config: Config) -> CachePolicy:
 
 
 def _build_pipeline(
-    config: Config, splits: Splits | Streams, model: Classifier, device: torch.device
+    config: Config,
+    splits: Splits | Streams,
+    model: Classifier,
+    device: torch.device,
+    test: Splits | None,
 ) -> tuple[Splits | Streams, DataPipeline]:
     data, recipe, run = config.data, config.recipe, config.run
     resize = resize_for(model)
@@ -189,6 +228,7 @@ def _build_pipeline(
             data.skip_bad_images,
             say,
             augmentation,
+            test,
         )
         splits.notes.extend(_on_rare_classes(splits, recipe.metric_for_best_model, config.augment))
         sizes = f"{len(splits.train)} training and {len(splits.validation)} validation images"

@@ -1,0 +1,167 @@
+"""`plainloop evaluate`: a trained model, judged on a split of a data set."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data import files
+from train.commands.shared import add_data_flags, add_model_flags, command_parser, data_of, load_model_of
+from train.config.record import RECORD
+from train.errors import ConfigError
+from train.system import hub
+from train.system.console import data_only, say
+from train.system.exit import ended
+from train.system.signals import Signals
+
+if TYPE_CHECKING:
+    from data.reading.splits import Splits
+    from train.config.schema import DataConfig
+    from train.inference.predictor import Predictor
+    from train.setup.judge import Judging
+
+JSON, DIAGRAM = "evaluation.json", "reliability.svg"
+DESCRIPTION = """Accuracy with its interval, figures by class, calibration. Without --dataset: the run's own data. The
+data may have fewer classes than the model."""
+
+
+def main(arguments: list[str]) -> int:
+    """Evaluate, and return the exit code: 0 whatever was found, 2 for what cannot be used."""
+    return ended(arguments, lambda signals: run(arguments, signals))
+
+
+def run(arguments: Sequence[str], _: Signals) -> None:
+    """Load the split and the model, judge, and print and write what was found."""
+    values = parse(arguments)
+    if values.json:
+        with data_only() as stdout:
+            print(json.dumps(evaluated(values), indent=2), file=stdout, flush=True)
+    else:
+        evaluated(values)
+
+
+def evaluated(values: argparse.Namespace) -> dict[str, Any]:
+    """The document of evaluation.json; prints it in short, and writes it with --out."""
+    data, seed = data_of(values)
+    if values.cache_dir:
+        hub.move_caches(values.cache_dir)
+    # Imported only now: these take seconds, and a mistyped flag should not.
+    from train.inference.predictor import check_trained
+    from train.setup.judge import document, judge
+
+    check_trained(values.run)
+    splits = load_split(values, data, seed)
+    if values.fit_temperature:
+        fit(values, data, seed)
+    predictor = load_model_of(values, splits.label_names)
+    judging = ready(values, data, splits, predictor)
+    metrics = judge(predictor, judging)
+    found = document(metrics, judging, predictor)
+    for line in lines(found):
+        say(line)
+    if values.out:
+        from train.inference.calibration import reliability_svg
+        from train.recipes.predictions import write_predictions
+        from train.setup.judge import reliability_of
+
+        folder = Path(values.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        names = judging.splits.validation.image_names()
+        write_predictions(folder, metrics.predictions, names, predictor.label_names)
+        files.write_text(folder / DIAGRAM, reliability_svg(reliability_of(metrics)))
+        files.write_text(folder / JSON, json.dumps(found, indent=2) + "\n")
+        say(f"written: {folder / JSON}, predictions.csv, {DIAGRAM}")
+    return found
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The flags; ConfigError for one that is wrong."""
+    parser = command_parser("evaluate", "RUN [--dataset X] [--split test] [--out FOLDER]", DESCRIPTION)
+    add_model_flags(parser)
+    add_data_flags(parser)
+    parser.add_argument(
+        "--split", choices=("train", "validation", "test"), help="Default: test where there is one, else validation."
+    )
+    parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="Images at once. Default: 32.")
+    parser.add_argument("--out", metavar="FOLDER", help=f"Write {JSON}, predictions.csv and {DIAGRAM} here.")
+    parser.add_argument("--json", action="store_true", help=f"Print {JSON} and nothing else.")
+    parser.add_argument(
+        "--fit_temperature",
+        action="store_true",
+        help="First divide the logits of the model in RUN by the number that makes validation most probable, for good:"
+        " predict, serve, export and every other program that loads the model give honest probabilities then.",
+    )
+    values = parser.parse_args(list(arguments))
+    if values.batch_size < 1:
+        raise ConfigError(f"--batch_size {values.batch_size}: must be at least 1")
+    if values.out:
+        _check_folder(Path(values.out))
+    return values
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--out {folder}: is a file, not a folder")
+    if (folder / RECORD).exists():
+        raise ConfigError(f"--out {folder}: is the folder of a run, whose predictions.csv is its own; name another")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / JSON).exists():
+        raise ConfigError(f"--out {folder}: holds something else than an evaluation; name a new folder")
+
+
+def load_split(values: argparse.Namespace, data: "DataConfig", seed: int, split: str | None = None) -> "Splits":
+    """The split that --split names, or another one."""
+    from train.setup.judge import load_split_to_judge
+
+    asked = split or values.split
+    names = (asked,) if asked else ("test", "validation")
+    unreachable = hub.why_unreachable() if hub.is_hub_name(data.dataset) else None
+    return load_split_to_judge(data, seed, names, values.cache_dir, offline=unreachable is not None)
+
+
+def ready(values: argparse.Namespace, data: "DataConfig", splits: "Splits", predictor: "Predictor") -> "Judging":
+    """The images, decoded for the model."""
+    from train.setup.judge import prepare
+
+    return prepare(splits, predictor, values.batch_size, data.skip_bad_images, values.cache_dir)
+
+
+def fit(values: argparse.Namespace, data: "DataConfig", seed: int) -> None:
+    """Fit the temperature on validation, and keep it in the model's folder."""
+    import torch
+
+    from train.inference import temperature
+
+    folder = temperature.check_folder(values.run)
+    splits = load_split(values, data, seed, "validation")
+    predictor = load_model_of(values, splits.label_names)
+    judging = ready(values, data, splits, predictor)
+    logits = torch.cat([predictor.logits(batch["pixel_values"]) for batch in judging.batches()])
+    found = temperature.fit_temperature(logits, judging.labels)
+    before, after = (temperature.loss_and_error(logits / by, judging.labels) for by in (1.0, found))
+    record = {"fitted_on": f"validation of {splits.dataset}", "images": len(logits), "before": before, "after": after}
+    total = temperature.divide_head(folder, found, record)
+    changes = ", ".join(f"{name.replace('_', ' ')} {old:.4f} -> {after[name]:.4f}" for name, old in before.items())
+    say(f"temperature: {total:.4g}, fitted on {len(logits)} validation images: {changes}")
+    say(f"temperature: kept in {folder}; what was exported before does not have it")
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """An evaluation for the terminal."""
+    low, high = found["accuracy_wilson_95"]
+    shown = [
+        f"{found['split']}: {found['images']} images, accuracy {found['accuracy']:.4f} (95 % interval {low:.4f} to"
+        f" {high:.4f}), balanced accuracy {found['balanced_accuracy']:.4f}, macro F1 {found['f1_macro']:.4f},"
+        f" loss {found['loss']:.4f}, calibration error {found['expected_calibration_error']:.4f}"
+    ]
+    width = max(map(len, ["class", *found["classes"]]))
+    shown.append(f"{'class':<{width}}  precision  recall     F1  images")
+    for name, row in list(found["classes"].items())[:MOST_CLASSES]:
+        rates = f"{row['precision']:>9.3f}  {row['recall']:>6.3f}  {row['f1']:>5.3f}  {row['images']:>6}"
+        shown.append(f"{name:<{width}}  {rates}")
+    if len(found["classes"]) > MOST_CLASSES:
+        shown.append(f"and {len(found['classes']) - MOST_CLASSES} more classes, with --json")
+    return shown
+
+
+MOST_CLASSES = 40
