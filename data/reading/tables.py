@@ -228,8 +228,8 @@ def choose_splits(files: Files, dataset: str, notes: list[str]) -> dict[str, str
         raise DataError(f"--dataset {dataset}: has no train split; it has {', '.join(sorted(files)) or 'none'}")
     validation = find_split(files, "validation")
     chosen = {"train": "train"} | ({"validation": validation} if validation else {})
-    if unused := sorted(set(files) - {*chosen.values(), find_split(files, "test")}):
-        notes.append(f"splits not used: {', '.join(unused)}")
+    if others := sorted(set(files) - set(chosen.values())):
+        notes.append(f"neither trained nor validated on: {', '.join(others)}")
     return chosen
 
 

@@ -1,7 +1,6 @@
 """`plainloop predict`: what a trained model takes images for."""
 
 import argparse
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -47,14 +46,16 @@ def run(arguments: Sequence[str], _: Signals) -> None:
         else:
             with files.replacing(Path(values.out)) as file:
                 write(counted, shape, values.out, file)
-    if found.left_out_count:
-        say(f"left out: {found.left_out_count} files that are no images by their names: {', '.join(found.left_out)}")
-    if not counted.rows:
-        raise ConfigError(f"{', '.join(values.images[:3])}: holds no image")
-    if values.out:
-        print(f"written: {values.out}, {counted.rows} rows", file=sys.stderr)
-    if counted.unusable:
-        raise RunError(f"{counted.unusable} of {counted.rows} files could not be used; their rows say why")
+        if found.left_out_count:
+            say(
+                f"left out: {found.left_out_count} files that are no images by their names: {', '.join(found.left_out)}"
+            )
+        if not counted.rows:
+            raise ConfigError(f"{', '.join(values.images[:3])}: holds no image")
+        if values.out:
+            say(f"written: {values.out}, {counted.rows} rows")
+        if counted.unusable:
+            raise RunError(f"{counted.unusable} of {counted.rows} files could not be used; their rows say why")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

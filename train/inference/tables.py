@@ -57,7 +57,8 @@ def write_csv(rows: Iterable[Row], shape: Shape, file: BinaryIO) -> None:
     table = csv.writer(_Utf8(file), lineterminator="\n")
     table.writerow([spreadsheet_safe(name) for name in shape.columns])
     for row in rows:
-        cells = (spreadsheet_safe(value) if isinstance(value, str) else value for value in shape.flat(row))
+        values = shape.flat(row._replace(path=as_utf8(row.path)))
+        cells = (spreadsheet_safe(value) if isinstance(value, str) else value for value in values)
         table.writerow([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in cells])
 
 

@@ -40,9 +40,9 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
         return (expected - of_labels).mean().item()
 
     low, high = 1 / MOST, 1 / LEAST
-    if slope(low) > 0 or slope(high) < 0:
-        side = f"above {MOST:g}" if slope(low) > 0 else f"below {LEAST:g}"
-        why = "the model knows nothing of them" if slope(low) > 0 else "too few of them are mistakes"
+    if slope(low) >= 0 or slope(high) <= 0:
+        side = f"above {MOST:g}" if slope(low) >= 0 else f"below {LEAST:g}"
+        why = "the model knows nothing of them" if slope(low) >= 0 else "too few of them are mistakes"
         raise RunError(
             f"--fit_temperature: the best temperature for these {len(labels)} images lies {side}: {why}; the model is"
             " left as it is"

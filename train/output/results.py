@@ -75,12 +75,7 @@ def finish(
         return
     evaluation = eval_results(metrics) | {"epoch": plan.epoch(state.best.step)}
     choices = {name: decided[name] for name in ("preset", "preset_reason", "precision", "preparation_seconds")}
-    training = train_results(state, plan) | choices
-    write_json(folder / "train_results.json", training)
-    write_json(folder / "eval_results.json", evaluation)
-    if test is not None:
-        write_json(folder / "test_results.json", test)
-    write_json(folder / "all_results.json", evaluation | (test or {}) | training)
+    write_results(folder, evaluation, test, train_results(state, plan) | choices)
     write_model_card(folder, config, decided, state, evaluation, test)
     if not config.run.fsdp:  # a sharded model computes only where all processes take part
         log_pictures(output, model, state, metrics, data)
@@ -88,6 +83,19 @@ def finish(
     # Last, because a run that has it is finished.
     write_predictions(folder, metrics.predictions, data.validation_names(), data.label_names)
     print_summary(folder, config, state, metrics, evaluation, test)
+
+
+def write_results(
+    folder: Path, evaluation: dict[str, Any], test: dict[str, Any] | None, training: dict[str, Any]
+) -> None:
+    """The Trainer's files of results: one for each part, and one of all."""
+    parts = {"train": training, "eval": evaluation, "test": test}
+    for name, part in parts.items():
+        if part is not None:
+            write_json(folder / f"{name}_results.json", part)
+        else:  # of an earlier end of this run, which evaluated on one
+            (folder / f"{name}_results.json").unlink(missing_ok=True)
+    write_json(folder / "all_results.json", evaluation | (test or {}) | training)
 
 
 def judge_test(model: Classifier, data: DataPipeline, precision: Precision) -> dict[str, Any] | None:
