@@ -1,7 +1,7 @@
 """Every command line that the README and docs/ show, run as written, and the tutorial.
 
-In a folder that has what they name: images, a finished run, a photo, a module with an optimizer. The Hub is a stand-in on
-loopback, with small repositories under the names that the lines use.
+In a folder that has what they name: images, a finished run, a photo, a module with an optimizer. The Hub is a stand-in
+on loopback, with small repositories under the names that the lines use.
 """
 
 import os
