@@ -2,8 +2,8 @@
 
     python scripts/measure/predict.py my-run path/to/images --files 10000
 
-The parts are what no program can do without: decoding and resizing on all cores, and the model on batches that are there
-already, on all cores. Together they allow 1 / (1 / decoding + 1 / model) images a second.
+The parts are what no program can do without: decoding and resizing on all cores, and the model on batches that are
+there already, on all cores. Together they allow 1 / (1 / decoding + 1 / model) images a second.
 """
 
 import argparse
@@ -80,9 +80,8 @@ def over_many(predictor: Predictor, paths: Iterable[str]) -> None:
         if count % 1000 == 0:
             peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
     seconds = time.perf_counter() - started
-    print(
-        f"{count} files in {seconds:.0f} s, {count / seconds:.1f} images/s; peak memory after each thousand: {peaks} MiB"
-    )
+    print(f"{count} files in {seconds:.0f} s, {count / seconds:.1f} images/s")
+    print(f"peak memory after each thousand, MiB: {peaks}")
 
 
 def consume(items: Iterable[object]) -> None:
