@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError
 
 from data import files
 from data.addresses import without_secrets
@@ -179,17 +179,20 @@ def _explained(what: str, token: str) -> Iterator[None]:
         yield
     except (ConfigError, RunError):
         raise
-    except OfflineModeIsEnabled as error:
-        raise ConfigError("HF_HUB_OFFLINE is set; unset it to push, or say --dry_run") from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        if status == 401:
-            raise ConfigError(f"{what}: the Hub does not take this token; log in again with `hf auth login`") from None
-        if status == 403:
-            raise ConfigError(f"{what}: this token may not write there; it needs write access to {what}") from None
-        raise RunError(f"{what}: the Hub answered {status}: {_told(error, token)}") from None
     except Exception as error:  # of the network: many libraries' classes
-        raise RunError(f"{what}: cannot be pushed: {_told(error, token)}") from None
+        raise _in_one_line(what, error, token) from None
+
+
+def _in_one_line(what: str, error: Exception, token: str) -> ConfigError | RunError:
+    answer = error if isinstance(error, HfHubHTTPError) else error.__cause__  # which an upload of weights wraps
+    if not isinstance(answer, HfHubHTTPError):
+        return RunError(f"{what}: cannot be pushed: {_told(error, token)}")
+    status = answer.response.status_code
+    if status == 401:
+        return ConfigError(f"{what}: the Hub does not take this token; log in again with `hf auth login`")
+    if status == 403:
+        return ConfigError(f"{what}: this token may not write there; make one that may, and log in again")
+    return RunError(f"{what}: the Hub answered {status}: {_told(answer, token)}")
 
 
 def _told(error: Exception, token: str) -> str:

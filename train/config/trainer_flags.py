@@ -110,7 +110,7 @@ EPOCH_OR_STEPS = ("no", "steps", "epoch")
 SAME_AS_ADAMW = ("adamw_hf", "adamw_apex_fused", "adamw_torch_xla", "adamw_torch_npu_fused")
 SEVERAL = ("report_to", "label_names", "include_for_metrics", "optim_target_modules")  # values, with spaces
 
-UPLOAD = "nothing is uploaded here; leave it out, and run hf upload NAME OUTPUT_DIR when training is done"
+UPLOAD = "training uploads nothing; leave it out, and run plainloop push OUTPUT_DIR NAME when it is done"
 LOADER = "batches are prepared as --image_cache and --dataloader_num_workers say"
 PLAIN_DDP = "DDP is set up for this model, over nccl on CUDA and gloo elsewhere"
 OTHER_DEVICE = "the devices here are --device cpu, cuda and mps; leave it out"

@@ -11,6 +11,7 @@ import pytest
 from huggingface_hub import constants
 
 from data.addresses import without_secrets
+from data.reading.leaves import table
 from tests.hub import READ_TOKEN, TOKEN, standing_in
 from tests.running import ROOT, run_here
 from train.commands.plainloop import main
@@ -211,6 +212,20 @@ def test_a_folder_of_this_machine_is_not_named_in_a_card():
     assert public_name("C:\\Users\\me\\images") == "images" and public_name("file:///home/me/images") == "images"
     for name in ("AI-Lab-Makerere/beans", "builtin:leaves", "s3://bucket/set"):
         assert public_name(name) == name
+
+
+def test_a_run_on_folders_of_this_machine_can_be_pushed_without_naming_them(finished, tmp_path, capsys):
+    data, out = tmp_path / "photos" / "data", tmp_path / "run"
+    data.mkdir(parents=True)
+    for split in ("train", "validation"):
+        table(split, 42, 12).to_parquet(data / f"{split}-00000-of-00001.parquet")
+    flags = ("--preset", "debug", "--dataset", data.parent, "--model", finished, "--max_steps", 2, "--output_dir", out)
+    assert run_here(*flags) == 0
+    card = (out / "README.md").read_text()
+    assert "`leaves-run`, fine-tuned on `photos`" in card and str(tmp_path) not in card
+    assert push(capsys, out, "x", "--dry_run")[0] == 0
+    (out / "README.md").write_text(card.replace("`photos`", f"`{data.parent}`"))  # as an earlier version wrote it
+    assert f"names {data.parent}, a path of this machine" in refused(capsys, out, "x", "--dry_run")
 
 
 def test_logins_and_answers_of_the_hub_in_one_line(finished, hub, capsys, monkeypatch, tmp_path):

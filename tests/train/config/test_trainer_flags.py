@@ -136,7 +136,7 @@ def test_a_line_of_the_script_is_taken_as_it_is(name):
 REFUSED = {
     "beans, uploaded": (
         BEANS + " --push_to_hub --push_to_hub_model_id vit-base-beans",
-        ["--push_to_hub, --push_to_hub_model_id: nothing is uploaded here", "hf upload"],
+        ["--push_to_hub, --push_to_hub_model_id: training uploads nothing", "plainloop push OUTPUT_DIR NAME"],
     ),
     "everything at once": (
         "--dataset_name d --do_train --deepspeed ds.json --report_to tensorboard comet_ml --trust_remote_code"
