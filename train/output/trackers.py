@@ -110,6 +110,10 @@ class WandB:
     def __init__(self, folder: Path, run_id: str, settings: dict[str, Any], step: int) -> None:
         """Begin the run, or continue it: the server keeps the first value that it gets for an update."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # its own crash reports
+        # A server that is gone costs a minute; by default the end of a run would wait for it without an end.
+        os.environ.setdefault("WANDB_INIT_TIMEOUT", "30")
+        os.environ.setdefault("WANDB_FINISH_TIMEOUT", "60")
+        os.environ.setdefault("WANDB_FINISH_TIMEOUT_RAISES", "true")
         import wandb
 
         self._image = wandb.Image
