@@ -125,7 +125,8 @@ class Handler(BaseHTTPRequestHandler):
         try:
             for prefix, status in self.server.fails.items():
                 if address.path.startswith(prefix):
-                    raise RefusedError(status, "", "as the test asked")
+                    sent = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+                    raise RefusedError(status, "", f"{sent} as the test asked")  # a server that repeats the token
             for verb, pattern, name in self.ROUTES:
                 if verb == method and (found := re.fullmatch(pattern, address.path)):
                     getattr(self, name)(*(unquote(part) if part else part for part in found.groups()))
