@@ -6,6 +6,8 @@ from urllib.parse import unquote, urlsplit
 QUERY = "signature or other query"
 # Within a longer text. A comma or a bracket may belong to a secret, so only spaces and quotes end it.
 ADDRESS = re.compile(r"[\w+.-]+:/[^\s'\"`<>]*")
+# A token of the Hub by its looks, and any token where a header shows it.
+TOKEN = re.compile(r"(?<!\w)hf_(?:[a-z]+_)?[A-Za-z0-9]{10,}[\w.-]*|(?<=Bearer )[^\s'\"]+")
 
 
 def secret_in(address: str) -> str | None:
@@ -59,5 +61,9 @@ def shown(address: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """A library's text, in which an address with a secret (a signed one, say) is shown by protocol and host only."""
-    return ADDRESS.sub(lambda found: shown(found[0]) if secret_in(found[0]) else found[0], text)
+    """A library's text, in which an address with a secret (a signed one, say) is shown by protocol and host only.
+
+    Tokens of the Hub are left out as well.
+    """
+    text = ADDRESS.sub(lambda found: shown(found[0]) if secret_in(found[0]) else found[0], text)
+    return TOKEN.sub("...", text)

@@ -107,7 +107,7 @@ def find_checkpoint(run: RunConfig, lock: Lock) -> Path | None:
 
 def _refuse_links(folder: Path) -> None:
     """What is opened for writing must lie in the run's folder; a folder from somebody else may have links instead."""
-    for name in (files.LOCK, LOG, "tensorboard", "profile", "profile/trace.json"):
+    for name in (files.LOCK, LOG, "tensorboard", "wandb", "mlruns", "profile", "profile/trace.json"):
         path = folder / name
         if path.is_symlink() or (path.exists() and not (path.is_file() or path.is_dir())):
             raise ConfigError(f"{path}: must be a file or folder of the run, and no link; put what it points to there")

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from train.config.early_end import parse_early_end
 from train.config.metrics import PER_CLASS, check_metric
+from train.config.reporting import check_installed
 from train.config.schema import FLAGS, Config, RecipeConfig
 from train.distributed.env import world_size
 from train.errors import ConfigError
@@ -25,6 +26,7 @@ def check_flags(config: Config) -> list[str]:
     """
     recipe, notes = config.recipe, []
     notes += _check_recipes(config)
+    check_installed(config.run.trackers)
     check_optimizer(recipe.optim, recipe.optim_args, recipe.weight_decay)
     check_schedule(recipe.lr_scheduler_type, recipe.lr_scheduler_kwargs)
     if recipe.warmup_steps and not has_warmup(recipe.lr_scheduler_type):

@@ -8,6 +8,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
+from train.config.reporting import tracker_names
 from train.errors import ConfigError
 
 HUGE = 2**62  # torch takes 64 bits, and epochs count up from the seed
@@ -73,6 +74,11 @@ class RunConfig:
     )
     tune_malloc: bool = flag(True, "On a CPU with glibc: keep freed memory for the next update.")
     async_save: bool = flag(True, "Copy the state, then write the checkpoint while training continues.")
+    report_to: str = flag(
+        "tensorboard",
+        "Trackers, besides metrics.jsonl: tensorboard, wandb, mlflow, several with commas; all that are installed; or"
+        " none.",
+    )
     torch_profiler: bool = flag(False, "Trace updates 3 to 5 of this start into OUTPUT_DIR/profile/trace.json.")
     fsdp: bool = flag(False, "Under torchrun: shard weights, gradients and optimizer state over the processes (FSDP2).")
     ddp_timeout: int = flag(1800, "Under torchrun: seconds after which a process that does not answer is given up.")
@@ -82,11 +88,17 @@ class RunConfig:
         _at_least(self, 0, "seed")
         _at_least(self, 1, "stop_after", "ddp_timeout")
         _at_least(self, 2, "folds")
+        tracker_names(self.report_to)
 
     @property
     def several(self) -> bool:
         """Whether this start trains several runs, each in a process of its own."""
         return self.seeds is not None or self.sweep is not None
+
+    @property
+    def trackers(self) -> list[str]:
+        """Names of the trackers that --report_to asks for."""
+        return tracker_names(self.report_to)
 
 
 @dataclass
@@ -375,6 +387,7 @@ FREE = {
     "async_save",
     "ddp_timeout",
     "logging_steps",
+    "report_to",
     "save_total_limit",
 }
 

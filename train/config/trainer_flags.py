@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from train.config.flags import no_such_flag
 from train.config.given import FILE, TYPED, Flags, Given, split
 from train.config.presets import BEANS_MODEL
+from train.config.reporting import tracker_names
 from train.config.schema import FLAGS
 from train.config.trainer_parts import ADAM, put_together
 from train.errors import ConfigError
@@ -56,12 +57,14 @@ def _secret(flags: Flags, given: Given) -> None:
 
 
 def _reports(flags: Flags, given: Given) -> None:
-    asked = set(re.findall(r"\w+", given.value or ""))
-    if not asked or asked & {"none", "all"}:
-        flags.idle(str(given), "metrics.jsonl and TensorBoard's files are written, and nothing else")
-    elif others := asked - {"tensorboard"}:
-        text = "only TensorBoard and metrics.jsonl are written here; leave it out"
-        flags.refuse(f"--report_to {' '.join(sorted(others))}", text, given.source)
+    asked = ",".join(re.findall(r"[^\s,'\"\[\]]+", given.value or ""))  # a list in a JSON file comes as Python shows it
+    try:
+        tracker_names(asked)
+    except ConfigError as error:
+        flag, _, text = str(error).partition(": ")
+        flags.refuse(flag, text, given.source)
+        return
+    flags.put("report_to", given._replace(value=asked))
 
 
 def _shards(flags: Flags, given: Given) -> None:
@@ -107,7 +110,7 @@ EPOCH_OR_STEPS = ("no", "steps", "epoch")
 SAME_AS_ADAMW = ("adamw_hf", "adamw_apex_fused", "adamw_torch_xla", "adamw_torch_npu_fused")
 SEVERAL = ("report_to", "label_names", "include_for_metrics", "optim_target_modules")  # values, with spaces
 
-UPLOAD = "nothing is uploaded here; leave it out, and run hf upload NAME OUTPUT_DIR when training is done"
+UPLOAD = "training uploads nothing; leave it out, and run plainloop push OUTPUT_DIR NAME when it is done"
 LOADER = "batches are prepared as --image_cache and --dataloader_num_workers say"
 PLAIN_DDP = "DDP is set up for this model, over nccl on CUDA and gloo elsewhere"
 OTHER_DEVICE = "the devices here are --device cpu, cuda and mps; leave it out"
@@ -148,7 +151,7 @@ TABLE: dict[str, Row] = {
     "max_train_steps": Means("max_steps"),
     "num_warmup_steps": Means("warmup_steps"),
     "checkpointing_steps": Means("save_steps"),
-    "with_tracking": NoEffect("metrics.jsonl and TensorBoard's files are always written", ("true",)),
+    "with_tracking": NoEffect("metrics.jsonl is always written, and --report_to says what else", ("true",)),
     "evaluation_strategy": Means("eval_strategy"),
     "evaluate_during_training": Means("eval_strategy", {"true": "steps", "false": "no"}),
     # how often

@@ -44,7 +44,7 @@ def write_model_card(
         metadata=_metadata(folder, config, state, evaluation).to_yaml(),
         title=as_text(folder.resolve().name),
         model=_origin(config.model),
-        dataset=as_code(config.data.dataset),
+        dataset=as_code(public_name(config.data.dataset)),
         labels=", ".join(map(as_text, decided["label_names"])),
         step=state.best.step,
         metric=as_text(state.best.metric),
@@ -75,7 +75,15 @@ def _on_test(test: dict[str, Any] | None) -> str:
 def _origin(asked: ModelConfig) -> str:
     revision = f" at {as_code(asked.model_revision)}" if asked.model_revision else ""
     how = "trained from scratch" if asked.model.startswith("builtin:") else "fine-tuned"
-    return f"{as_code(asked.model)}{revision}, {how}"
+    return f"{as_code(public_name(asked.model))}{revision}, {how}"
+
+
+def public_name(name: str) -> str:
+    """A data set or model as others may read it: of a folder of this machine only its own name."""
+    on_network = "://" in name and "file:" not in name and "::/" not in name
+    if name.startswith("builtin:") or on_network or hub.is_hub_name(name):
+        return name
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1] or "a folder"
 
 
 def as_text(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Pictures for TensorBoard: the confusion matrix, and validation images with their predictions."""
+"""Pictures for the trackers: the confusion matrix, and validation images with their predictions."""
 
 import numpy as np
 import torch

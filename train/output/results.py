@@ -79,7 +79,7 @@ def finish(
     write_model_card(folder, config, decided, state, evaluation, test)
     if not config.run.fsdp:  # a sharded model computes only where all processes take part
         log_pictures(output, model, state, metrics, data)
-    output.log_outcome(config.flat(), metrics.values, state.step)
+    output.log_outcome(state.step, metrics.values)
     # Last, because a run that has it is finished.
     write_predictions(folder, metrics.predictions, data.validation_names(), data.label_names)
     print_summary(folder, config, state, metrics, evaluation, test)
@@ -145,7 +145,8 @@ def print_summary(
             f" {test['test_samples']} images that chose nothing; validation, which chose this model, flatters it"
         )
     say(f"next: {evaluation_command(folder, config)}")
-    say(f"      tensorboard --logdir {shlex.quote(str(folder))}")
+    if "tensorboard" in config.run.trackers:
+        say(f"      tensorboard --logdir {shlex.quote(str(folder))}")
 
 
 def per_class_table(metrics: Metrics) -> list[str]:
@@ -236,7 +237,7 @@ def export(checkpoint: Path, folder: Path) -> None:
 
 
 def log_pictures(output: RunOutput, model: Classifier, state: TrainState, metrics: Metrics, data: DataPipeline) -> None:
-    """Give TensorBoard the confusion matrix and some predictions."""
+    """Give the trackers the confusion matrix and some predictions."""
     batch = next(data.validation_batches())
     pictures = {"validation/predictions": prediction_picture(model, batch, state.precision, data.label_names)}
     if len(data.label_names) <= MOST_CLASSES:

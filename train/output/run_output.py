@@ -1,19 +1,19 @@
-"""Where `fit` reports to: progress bar, metrics.jsonl, TensorBoard and checkpoints of one run."""
+"""Where `fit` reports to: progress bar, metrics.jsonl, trackers and checkpoints of one run."""
 
 import json
 import os
 import sys
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from typing import Self
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from train.checkpoint.folder import CheckpointFolder
 from train.config.record import LOG
 from train.distributed.env import rank
 from train.evaluate import Metrics
+from train.output.trackers import Tracker, warn_dropped
 from train.state import TrainState
 from train.system.console import say
 from train.system.lock import Lock
@@ -27,14 +27,22 @@ class RunOutput:
     """
 
     def __init__(
-        self, checkpoints: CheckpointFolder, lock: Lock, total_updates: int, step: int = 0, log_bytes: int = 0
+        self,
+        checkpoints: CheckpointFolder,
+        lock: Lock,
+        total_updates: int,
+        step: int = 0,
+        log_bytes: int = 0,
+        trackers: Mapping[str, Tracker] | None = None,
     ) -> None:
         """Open the log beside the checkpoints, continuing after `step` updates and `log_bytes` bytes of metrics.jsonl.
 
-        `lock` holds the folder, and is released at the end.
+        `lock` holds the folder, and is released at the end. The trackers are told of what is recorded; one that fails
+        is dropped with a warning, as its server may be gone while the run is not.
         """
         self.folder, self._checkpoints, self._lock = checkpoints.folder, checkpoints, lock
         self._total, self._shown, self._images = total_updates, {}, 0
+        self._trackers = dict(trackers or {})
         self._writes = rank() == 0
         if not self._writes:
             return
@@ -43,8 +51,6 @@ class RunOutput:
             raise OSError(f"{self.folder / LOG} is shorter than its checkpoint says")
         self._log.truncate(log_bytes)
         self._log.seek(log_bytes)
-        # purge_step hides what a killed run had logged after its last checkpoint.
-        self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1 if step else None)
         hidden = not sys.stderr.isatty()
         self._bar = tqdm(total=total_updates, initial=step, unit="update", disable=hidden, dynamic_ncols=True)
 
@@ -58,7 +64,7 @@ class RunOutput:
             if self._writes:
                 self._bar.close()
                 self._log.close()
-                self._writer.close()
+                self._tell(lambda tracker: tracker.close())
             self._checkpoints.close(raise_failure=kind is None)
 
     def advance(self, images: int) -> None:
@@ -108,27 +114,28 @@ class RunOutput:
         self._checkpoints.wait()
 
     def log_pictures(self, step: int, pictures: dict[str, torch.Tensor]) -> None:
-        """Give TensorBoard uint8 pictures [3, h, w] under their names."""
-        for name, picture in pictures.items():
-            self._writer.add_image(name, picture, step)
+        """Give the trackers uint8 pictures [3, h, w] under their names."""
+        self._tell(lambda tracker: tracker.log_pictures(step, pictures))
 
-    def log_outcome(self, settings: dict[str, Any], metrics: dict[str, float], step: int) -> None:
-        """Pair the hyper-parameters with the final metrics, for TensorBoard's table of runs."""
-        plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in settings.items()}
-        outcome = {f"final/{name.removeprefix('eval_')}": value for name, value in metrics.items()}
-        # add_hparams() would open a second run folder; its three records belong to this one.
-        for record in hparams(plain, outcome):
-            self._writer._get_file_writer().add_summary(record)
-        for name, value in outcome.items():
-            self._writer.add_scalar(name, value, step)
+    def log_outcome(self, step: int, metrics: dict[str, float]) -> None:
+        """Give the trackers the metrics of the best model, for their tables of runs."""
+        self._tell(lambda tracker: tracker.log_outcome(step, metrics))
 
     def _record(self, group: str, step: int, epoch: float, values: dict[str, float], scalars: dict[str, float]) -> None:
         if not self._writes:
             return
         self._log.write(json.dumps({"step": step, "epoch": epoch} | values) + "\n")
         self._log.flush()  # so that `tail -f` follows
-        for name, value in scalars.items():
-            self._writer.add_scalar(f"{group}/{name}", value, step)
+        named = {f"{group}/{name}": value for name, value in scalars.items()}
+        self._tell(lambda tracker: tracker.log(step, named))
+
+    def _tell(self, act: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(self._trackers.items()):
+            try:
+                act(tracker)
+            except Exception as error:
+                del self._trackers[name]
+                warn_dropped(name, error)
 
     def _show(self, refresh: bool) -> None:
         if not self._bar.disable and (elapsed := self._bar.format_dict["elapsed"]):

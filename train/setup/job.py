@@ -30,6 +30,7 @@ from train.optim import build_optimizer, build_schedule
 from train.optimizers.schedules import Schedule
 from train.output.run_folder import open_run
 from train.output.run_output import RunOutput
+from train.output.trackers import open_trackers
 from train.precision import Precision
 from train.setup.class_weights import class_weights, log_shares
 from train.setup.features import on_features
@@ -130,7 +131,8 @@ def open_output(
     folder, run_id = on_rank_zero(lambda: open_run(run.output_dir, config.flat(), decided, lock))
     keep = config.recipe.save_total_limit
     checkpoints = CheckpointFolder(folder, run_id, identity, keep, run.async_save, writes=rank() == 0)
-    return RunOutput(checkpoints, lock, total, state.step, log_bytes)
+    trackers = open_trackers(run.trackers, folder, run_id, config.flat(), state.step) if rank() == 0 else None
+    return RunOutput(checkpoints, lock, total, state.step, log_bytes, trackers)
 
 
 def choose_loss(augment: AugmentConfig, inputs: Inputs) -> tuple[LossSum, Mix]:

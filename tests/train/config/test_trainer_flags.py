@@ -47,8 +47,8 @@ LINES = {
         {"preset": "trainer", "model": "facebook/deit-tiny-patch16-224", "model_revision": "main"}
         | {"precision": "fp16", "warmup_steps": 0.1, "weight_decay": 0.05, "lr_scheduler_type": "cosine"}
         | {"train_val_split": 0.1, "max_train_samples": 500, "max_eval_samples": 100, "image_column_name": "image"}
-        | {"dataloader_num_workers": "4", "learning_rate": 5e-5},
-        ["--fp16_full_eval", "--report_to none"],
+        | {"dataloader_num_workers": "4", "learning_rate": 5e-5, "report_to": "none"},
+        ["--fp16_full_eval"],
     ),
     "evaluation alone": (
         "--model_name_or_path my-run --dataset_name d --do_eval --output_dir out --per_device_eval_batch_size 32",
@@ -136,14 +136,19 @@ def test_a_line_of_the_script_is_taken_as_it_is(name):
 REFUSED = {
     "beans, uploaded": (
         BEANS + " --push_to_hub --push_to_hub_model_id vit-base-beans",
-        ["--push_to_hub, --push_to_hub_model_id: nothing is uploaded here", "hf upload"],
+        ["--push_to_hub, --push_to_hub_model_id: training uploads nothing", "plainloop push OUTPUT_DIR NAME"],
     ),
     "everything at once": (
-        "--dataset_name d --do_train --deepspeed ds.json --report_to tensorboard wandb --trust_remote_code"
+        "--dataset_name d --do_train --deepspeed ds.json --report_to tensorboard comet_ml --trust_remote_code"
         " --learning_rat 1 --learning_rate fast --seed 1.5 --optim adamw_bnb_8bit --eval_steps 0.1"
         " --fsdp 'full_shard offload' stray",
         [
-            *("--deepspeed: ", "--report_to wandb: ", "--trust_remote_code: ", "--learning_rate: invalid"),
+            *(
+                "--deepspeed: ",
+                "--report_to comet_ml: the trackers are tensorboard, wandb, mlflow",
+                "--trust_remote_code: ",
+                "--learning_rate: invalid",
+            ),
             *("--learning_rat: no such flag; did you mean", "--seed: invalid", "--optim adamw_bnb_8bit: "),
             *("--eval_steps 0.1: is a share", "--fsdp full_shard offload: only", "stray: belongs to no flag"),
         ],
@@ -229,7 +234,9 @@ def test_help_lists_none_of_them():
 def test_a_file_in_the_trainers_spelling_is_overridden_by_the_line(tmp_path):
     path = tmp_path / "script.json"
     flags = {"dataset_name": "beans", "do_train": True, "do_eval": True, "eval_strategy": "epoch", "fp16": True}
-    path.write_text(json.dumps(flags | {"warmup-ratio": 0.1, "report_to": ["tensorboard"], "hub_model_id": None}))
+    path.write_text(
+        json.dumps(flags | {"warmup-ratio": 0.1, "report_to": ["tensorboard", "mlflow"], "hub_model_id": None})
+    )
     config = parse([str(path)])
     assert config.flat().items() >= (EPOCHS | {"dataset": "beans", "precision": "fp16", "warmup_steps": 0.1}).items()
     line = ["--dataset", "other", "--eval_steps", "50", "--precision", "bf16", "--warmup_steps", "7"]
@@ -292,7 +299,7 @@ def test_a_run_from_folders_with_the_scripts_flags(photos, capsys):
 def test_a_run_on_leaves_in_the_trainers_spelling_is_the_run_in_ours(tmp_path):
     ours = "--preset debug --max_steps 6 --warmup_steps 0.5 --optim_args betas=(0.9,0.98) --logging_steps 3 --seed 7"
     theirs = """--preset debug --dataset_name builtin:leaves --do_train --do_eval --max_steps 6 --warmup_ratio 0.5
-    --adam_beta2 0.98 --optim adamw_torch --logging_steps 0.5 --seed 7 --report_to all --save_safetensors"""
+    --adam_beta2 0.98 --optim adamw_torch --logging_steps 0.5 --seed 7 --report_to none --save_safetensors"""
     assert run_here(*ours.split(), "--output_dir", tmp_path / "ours") == 0
     assert run_here(*theirs.split(), "--output_dir", tmp_path / "theirs") == 0
     one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("ours", "theirs"))
