@@ -111,7 +111,8 @@ def leave_out(splits: Splits, bad: Sequence[BadImage], skip_bad: bool) -> Splits
         raise DataError(f"{len(bad)} of {total} images cannot be used (--skip_bad_images leaves them out): {listed}")
     notes = [f"left out: {image.problem}" for image in bad]
     kept = {split.name: split.select(good_rows(split, bad)) for split in (splits.train, splits.validation)}
-    check_classes(kept["train"], kept["validation"], splits.label_names, splits.dataset)
+    trained_on = len(splits.train) > 0
+    check_classes(kept["train"], kept["validation"], splits.label_names, splits.dataset, trained_on)
     return replace(splits, train=kept["train"], validation=kept["validation"], notes=splits.notes + notes)
 
 
