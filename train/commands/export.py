@@ -13,6 +13,7 @@ from train.config.flags import add_flag
 from train.config.record import RECORD
 from train.config.schema import DataConfig, ModelConfig, RunConfig
 from train.errors import ConfigError
+from train.export.tolerances import OF_A_PROBABILITY, OF_ACCURACY
 from train.system.exit import ended
 from train.system.signals import Signals
 
@@ -22,8 +23,6 @@ judged by the validation images of the run before it is kept; a file that is ref
 one as it was. All is computed on the CPU, in float32."""
 NAMES = {"onnx": "model.onnx", "int8": "model.int8.onnx", "torch_export": "model.pt2"}
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
-OF_A_PROBABILITY = 0.005  # by which a file may differ from the model
-OF_ACCURACY = 0.02  # that int8 may lose
 DATA_FLAGS = (
     *("dataset", "train_dir", "validation_dir", "test_dir", "dataset_config_name", "image_column_name"),
     *("label_column_name", "train_val_split", "max_eval_samples", "split_seed", "skip_bad_images"),

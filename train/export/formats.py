@@ -19,6 +19,7 @@ from train.export.graph import Graph
 Run = Callable[[np.ndarray], np.ndarray]  # uint8 [height, width, 3] -> float32 [classes]
 INPUT, OUTPUT = "image", "probabilities"
 ONNX_BYTES = 2**31 - 2**20  # a protobuf holds 2 GiB; the rest is for all but the weights
+SIDES = {axis: torch.export.Dim(name, min=1) for axis, name in enumerate(("height", "width"))}
 EXAMPLE = (301, 203)  # height and width with which the graph is traced; no size that it could be specialised to
 
 
@@ -45,7 +46,9 @@ def write_torch_export(classifier: Classifier, path: Path, about: dict[str, str]
         RunError: the exporter failed.
     """
     with _explained("torch.export"):
-        torch.export.save(_program(classifier), path, extra_files=dict(about))
+        program = _program(classifier)
+        with path.open("wb") as file:  # by a path, not every name would do
+            torch.export.save(program, file, extra_files=dict(about))
 
 
 def write_onnx(classifier: Classifier, path: Path, about: dict[str, str]) -> None:
@@ -59,8 +62,9 @@ def write_onnx(classifier: Classifier, path: Path, about: dict[str, str]) -> Non
     if size > ONNX_BYTES:
         raise ConfigError(f"{size / 1e9:.1f} GB of weights: one ONNX file holds 2.1 GB; --format torch_export has room")
     with _explained("the ONNX exporter"):
-        names = {"input_names": [INPUT], "output_names": [OUTPUT]}
-        made = torch.onnx.export(_program(classifier), dynamo=True, external_data=False, verbose=False, **names)
+        names = {"input_names": [INPUT], "output_names": [OUTPUT], "dynamic_shapes": {"image": SIDES}}
+        options = {"dynamo": True, "external_data": False, "verbose": False}
+        made = torch.onnx.export(_program(classifier), **names, **options)
         proto = made.model_proto
         _describe(proto, about)
         path.write_bytes(proto.SerializeToString())
@@ -112,10 +116,9 @@ def run_torch_export(path: Path) -> Run:
 
 
 def _program(classifier: Classifier) -> torch.export.ExportedProgram:
-    sides = {axis: torch.export.Dim(name, min=1) for axis, name in enumerate(("height", "width"))}
     example = torch.zeros(*EXAMPLE, 3, dtype=torch.uint8)
     with torch.no_grad():
-        return torch.export.export(Graph(classifier).eval(), (example,), dynamic_shapes={"image": sides})
+        return torch.export.export(Graph(classifier).eval(), (example,), dynamic_shapes={"image": SIDES})
 
 
 def _describe(proto: Any, about: dict[str, str]) -> None:

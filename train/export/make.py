@@ -15,6 +15,7 @@ from train.export.judge import (
     refuse_lost_accuracy,
     refuse_other_answers,
 )
+from train.export.tolerances import OF_A_PROBABILITY
 from train.inference.predictor import Predictor
 from train.system.console import say
 
@@ -48,10 +49,13 @@ def make_torch_export(
 
 
 def make_int8(predictor: Predictor, path: Path, about: dict[str, str], images: Images, tolerance: float) -> None:
-    """Write and judge an ONNX file with 8-bit weights; as `make_onnx`, but with `refuse_lost_accuracy`."""
+    """Write and judge an ONNX file with 8-bit weights; as `make_onnx`, but with `refuse_lost_accuracy`.
+
+    It is made of a float32 file that has passed, so that nothing but the quantisation can be wrong with it.
+    """
     exact = path.with_name(f"{path.name}-exact")
     try:
-        _timed("ONNX", lambda: formats.write_onnx(predictor.model, exact, about))
+        make_onnx(predictor, exact, about, images, OF_A_PROBABILITY)
         _timed("int8", lambda: formats.write_int8(exact, path))
         before, after = formats.run_onnx(exact), formats.run_onnx(path)
         size, less = exact.stat().st_size / 1e6, path.stat().st_size / 1e6
