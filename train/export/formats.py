@@ -74,8 +74,8 @@ def write_int8(source: Path, path: Path) -> None:
     """Quantise the matrix products with weights of an ONNX file, by onnxruntime's own quantiser.
 
     Dynamic: the range of each activation is taken from the image at hand. Static quantisation, calibrated on 64
-    training images, was no faster and moved probabilities twice as far (docs/after/export.md). The resize, attention's
-    own products and the first convolution stay in float32.
+    training images, was neither faster nor closer to the model. The resize, attention's own products and the first
+    convolution stay in float32.
 
     Raises:
         RunError: the quantiser failed.

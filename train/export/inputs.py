@@ -22,7 +22,8 @@ def record_of(run: str) -> dict[str, Any] | None:
         ConfigError: there is one that cannot be used.
     """
     folder = Path(files.follow(run)).resolve()
-    return next((read_record(at / RECORD) for at in (folder, folder.parent) if (at / RECORD).is_file()), None)
+    places = (folder, folder.parent) if folder.is_dir() else ()  # of a name on the Hub, there is no folder
+    return next((read_record(at / RECORD) for at in places if (at / RECORD).is_file()), None)
 
 
 def data_config(run: str, record: dict[str, Any] | None, typed: dict[str, Any], cache_dir: str | None) -> Config:
