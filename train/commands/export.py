@@ -1,0 +1,122 @@
+"""`plainloop export`: a model as one file that takes decoded images of any size, checked before it is kept."""
+
+import argparse
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+
+from data import files
+from train.commands.shared import RUN_HELP, check_out, command_parser, load_model_of
+from train.config.flags import add_flag
+from train.config.record import RECORD
+from train.config.schema import DataConfig, ModelConfig, RunConfig
+from train.errors import ConfigError
+from train.export.tolerances import OF_A_PROBABILITY, OF_ACCURACY
+from train.system.exit import ended
+from train.system.signals import Signals
+
+DESCRIPTION = """The file takes an upright RGB image, uint8 [height, width, 3] of any size, and returns the probability
+of each class: it resizes, crops and normalises as training did. The names of the classes are in its metadata. It is
+judged by the validation images of the run before it is kept; a file that is refused is deleted, and leaves an earlier
+one as it was. All is computed on the CPU, in float32."""
+NAMES = {"onnx": "model.onnx", "int8": "model.int8.onnx", "torch_export": "model.pt2"}
+LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
+DATA_FLAGS = (
+    *("dataset", "train_dir", "validation_dir", "test_dir", "dataset_config_name", "image_column_name"),
+    *("label_column_name", "train_val_split", "max_eval_samples", "split_seed", "skip_bad_images"),
+)
+HELP = {
+    "dataset": "Whose validation images judge. Default: what the run was trained on, read as it was; of the other flags"
+    " of the data, those that are left out are the run's, too.",
+    "seed": "Of the run; draws what is held out where --split_seed does not.",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Export, and return the exit code: 1 if the file was refused, 2 for what cannot be used."""
+    return ended(arguments, lambda signals: run(arguments, signals))
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The flags; ConfigError for one that is wrong or missing. Of the data, only those that were given."""
+    usage = "RUN [--format onnx|torch_export|int8] [--out FILE] [--dataset X] [--flag value ...]"
+    parser = command_parser("export", usage, DESCRIPTION)
+    parser.add_argument("run", metavar="RUN", help=RUN_HELP)
+    parser.add_argument(
+        "--format",
+        choices=tuple(NAMES),
+        default="onnx",
+        help="onnx: for onnxruntime. int8: the same with 8-bit weights, smaller and faster, and less exact."
+        " torch_export: a program for torch.export.load. Default: onnx.",
+    )
+    parser.add_argument("--out", metavar="FILE", help=f"Default: {', '.join(NAMES.values())} in the run's folder.")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="X",
+        help="Refuse the file where a probability differs from the model's by more, or a label does whose two best"
+        f" classes are further apart. Default: {OF_A_PROBABILITY}. Of int8, refuse it where it loses more accuracy."
+        f" Default: {OF_ACCURACY}, which are {100 * OF_ACCURACY:g} points.",
+    )
+    for section, names in ((ModelConfig, ("model_revision",)), (RunConfig, ("seed", "cache_dir"))):
+        for item in (item for item in fields(section) if item.name in names):
+            add_flag(parser, section, item, HELP.get(item.name))
+    for item in (item for item in fields(DataConfig) if item.name in DATA_FLAGS):
+        add_flag(parser, DataConfig, item, HELP.get(item.name))
+    # What is not given is the run's; and the model is computed as the file will be.
+    parser.set_defaults(**dict.fromkeys((*DATA_FLAGS, "seed")), device="cpu", precision="fp32")
+    values = parser.parse_args(list(arguments))
+    if values.tolerance is None:
+        values.tolerance = OF_ACCURACY if values.format == "int8" else OF_A_PROBABILITY
+    if not 0 <= values.tolerance <= 1:
+        raise ConfigError(f"--tolerance {values.tolerance}: must lie between 0 and 1")
+    return values
+
+
+def run(arguments: Sequence[str], _: Signals) -> None:
+    """Make the file, judge it, and keep it if it passes."""
+    values = parse(arguments)
+    check_libraries(values.format)
+    target = target_of(values)
+    predictor = load_model_of(values)
+    # Imported only now: these take seconds, and a mistyped flag should not.
+    from train.export.formats import description
+    from train.export.inputs import data_config, load_judging_data, model_name, record_of
+    from train.export.judge import views
+    from train.export.make import MAKERS
+    from train.system.console import say
+
+    record, names = record_of(values.run), predictor.label_names
+    typed = {name: value for name in (*DATA_FLAGS, "seed") if (value := getattr(values, name)) is not None}
+    config = data_config(values.run, record, typed, values.cache_dir)
+    splits = load_judging_data(values.run, config, named="dataset" in typed)
+    about = description(names, model_name(values.run, record, values.model_revision))
+    made = files.beside(target)
+    try:
+        images = partial(views, splits, names)
+        MAKERS[values.format](predictor, made, about, images, values.tolerance)
+        size = made.stat().st_size
+        files.flush(made)
+        files.rename(made, target)
+    finally:
+        made.unlink(missing_ok=True)
+    say(f"written: {target}, {size / 1e6:.1f} MB, with the names of the classes in its metadata")
+
+
+def check_libraries(format_: str) -> None:
+    """Refuse what needs libraries that are not there; nothing is imported."""
+    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+    if missing and format_ != "torch_export":
+        raise ConfigError(f'plainloop export needs {", ".join(missing)}: pip install "plainloop[export]"')
+
+
+def target_of(values: argparse.Namespace) -> Path:
+    """The file to write; ConfigError where it has no name, or cannot be written."""
+    folder = Path(files.follow(values.run))
+    if values.out is None and not (folder / RECORD).is_file():
+        raise ConfigError(f"--out: name the file to write; {values.run} is not the folder of a run, where it would go")
+    target = Path(values.out) if values.out is not None else folder / NAMES[values.format]
+    check_out(str(target))
+    return target
