@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import logging
 import select
 import socket
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -64,6 +66,7 @@ def serve(
         ConfigError: another process has taken the port meanwhile.
         RunError: some could not be answered in time.
     """
+    _keep_log_short()
     metrics = Metrics()
     batcher = Batcher(predictor.probabilities, batch_size, metrics.batch_size.observe)
     app = build_app(predictor, batcher.classify, limits, metrics)
@@ -85,6 +88,13 @@ def serve(
     if server.unanswered:
         raise RunError(f"stopped by {by}: {server.unanswered} requests were not answered within {DRAIN_SECONDS} s")
     say(f"stopped by {by}; what had arrived was answered")
+
+
+def _keep_log_short() -> None:
+    """A broken image or form is its sender's matter, who gets a line; libraries would fill the log with it."""
+    warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+    for library in ("PIL", "python_multipart"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
 def _listen(listener: socket.socket, name: str) -> None:
