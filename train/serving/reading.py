@@ -109,9 +109,7 @@ async def _of_form(request: Request, body: AsyncGenerator[bytes, None]) -> bytes
     parser.spool_max_size = 2**62  # keep it in memory, which is bounded here, and off the disk
     try:
         form = await parser.parse()
-    except (MultiPartException, HTTPException) as error:
-        if isinstance(error, HTTPException):
-            raise
+    except MultiPartException as error:
         raise HTTPException(422, f"the form cannot be read: {error.message}") from error
     file = form.get(FIELD)
     if not isinstance(file, UploadFile):

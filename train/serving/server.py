@@ -86,7 +86,7 @@ def serve(
         asyncio.run(main())
     by = Interrupted(signals.number)
     if server.unanswered:
-        raise RunError(f"stopped by {by}: {server.unanswered} requests were not answered within {DRAIN_SECONDS} s")
+        raise RunError(f"stopped by {by}; requests not answered within {DRAIN_SECONDS} s: {server.unanswered}")
     say(f"stopped by {by}; what had arrived was answered")
 
 

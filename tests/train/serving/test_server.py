@@ -14,9 +14,24 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.running import ROOT
-from tests.train.serving.clients import connect, figure, get, head, picture, post, process, served, status, wait_until
+from tests.train.serving.clients import (
+    answers,
+    connect,
+    figure,
+    get,
+    head,
+    picture,
+    post,
+    process,
+    served,
+    status,
+    wait_until,
+)
 from train.commands.plainloop import main as plainloop
 from train.commands.serve import main
+from train.errors import RunError
+from train.serving.reading import Limits
+from train.serving.server import bind, serve
 from train.system.signals import Signals
 
 
@@ -124,6 +139,24 @@ def test_health_says_that_the_server_stops_and_connections_end(predictor, monkey
         assert answer.startswith(b"HTTP/1.1 503") and b"connection: close" in answer
         with pytest.raises(ConnectionRefusedError):
             connect(port)
+
+
+def test_what_cannot_be_answered_in_time_gets_503_and_the_command_fails(predictor, monkeypatch):
+    monkeypatch.setattr("train.serving.server.LATE_SECONDS", 0.1)
+    monkeypatch.setattr("train.serving.server.DRAIN_SECONDS", 1)
+    listener, signals = bind("127.0.0.1", 0), Signals()
+    port = listener.getsockname()[1]
+    with ThreadPoolExecutor(1) as pool:
+        serving = pool.submit(serve, predictor, "a run", listener, 8, Limits(), signals)
+        wait_until(lambda: answers(port))
+        with connect(port) as slow:
+            slow.sendall(head(1000) + b"x")
+            wait_until(lambda: figure(port, "plainloop_in_flight") == 1)
+            signals.note(signal.SIGTERM)
+            answer = slow.makefile("rb").read()
+        assert answer.startswith(b"HTTP/1.1 503") and answer.endswith(b'{"error": "the server stops"}')
+        with pytest.raises(RunError, match="stopped by SIGTERM; requests not answered within 1 s: 1"):
+            serving.result(30)
 
 
 def refusal(capsys, *arguments):
