@@ -24,6 +24,7 @@ from train.serving.page import page_answer
 from train.serving.reading import FIELD, Limits, Load
 
 Classify = Callable[[torch.Tensor], Awaitable[torch.Tensor]]
+DECODERS = 8  # threads at most, each of which may fill a gigabyte; one event loop feeds no more
 SCANS = 100  # of a JPEG; encoders write about ten. Each passes over all pixels and can take as little as 65 bytes
 
 
@@ -90,9 +91,9 @@ def build_app(
 
 
 def _add_predict(app: FastAPI, predictor: Predictor, classify: Classify, load: Load, metrics: Metrics) -> None:
-    cores = usable_cores()
-    pool = ThreadPoolExecutor(cores, "decode", initializer=torch.set_num_threads, initargs=(1,))
-    free = asyncio.Semaphore(cores)  # what waits here can still be dropped
+    threads = min(usable_cores(), DECODERS)
+    pool = ThreadPoolExecutor(threads, "decode", initializer=torch.set_num_threads, initargs=(1,))
+    free = asyncio.Semaphore(threads)  # what waits here can still be dropped
     metrics.in_flight.set_function(lambda: load.requests)
     metrics.bytes.set_function(lambda: load.bytes)
 
