@@ -44,7 +44,7 @@ def bare(run: str) -> None:
     from train.config.schema import RunConfig
     from train.inference.predictor import load_predictor
     from train.precision import choose_compute
-    from train.serving.server import address_of, bind
+    from train.serving.listener import address_of, bind
 
     predictor = load_predictor(run, choose_compute(RunConfig()))
     app = FastAPI()

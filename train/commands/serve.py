@@ -48,8 +48,9 @@ def run(arguments: Sequence[str], signals: Signals) -> None:
     except ImportError as error:
         needed = "fastapi, uvicorn, python-multipart and prometheus-client"
         raise ConfigError(f'plainloop serve needs {needed}: pip install "plainloop[serve]"') from error
+    from train.serving.listener import bind
     from train.serving.reading import Limits
-    from train.serving.server import bind, serve
+    from train.serving.server import serve
 
     with bind(values.host, values.port) as listener:
         predictor = load_model_of(values)

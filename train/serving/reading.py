@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from fastapi import HTTPException, Request
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
@@ -109,8 +110,8 @@ async def _of_form(request: Request, body: AsyncGenerator[bytes, None]) -> bytes
     parser.spool_max_size = 2**62  # keep it in memory, which is bounded here, and off the disk
     try:
         form = await parser.parse()
-    except MultiPartException as error:
-        raise HTTPException(422, f"the form cannot be read: {error.message}") from error
+    except (MultiPartException, FormParserError) as error:
+        raise HTTPException(422, f"the form cannot be read: {getattr(error, 'message', error)}") from error
     file = form.get(FIELD)
     if not isinstance(file, UploadFile):
         raise HTTPException(422, f"the form has no file named {FIELD}")

@@ -12,49 +12,18 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 
-from train.errors import ConfigError, RunError
+from train.errors import RunError
 from train.inference.predictor import Predictor
 from train.serving.app import build_app
 from train.serving.batching import Batcher
+from train.serving.listener import BACKLOG, address_of, is_loopback, let_nobody_in, listen
 from train.serving.metrics import Metrics
 from train.serving.reading import Limits
 from train.system.console import say
 from train.system.signals import Interrupted, Signals
 
-BACKLOG = 2048
-LATE_SECONDS = 0.5  # for requests that are on their way on open connections
+LATE_SECONDS = 0.25  # for what is on its way: connections, and then requests on them
 DRAIN_SECONDS = 25  # longer than a body may take, and shorter than the 30 s after which Kubernetes kills
-LOOPBACK = ("127.", "::1")
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket that does not listen yet; port 0 is any free one.
-
-    Raises:
-        ConfigError: there is no such address here, or it is taken.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (OSError, UnicodeError, OverflowError) as error:
-        raise ConfigError(f"--host {host}: is no address: {error}") from error
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        listener.close()
-        raise _unusable(host, port, error) from error
-    return listener
-
-
-def _unusable(host: str, port: int, error: OSError) -> ConfigError:
-    return ConfigError(f"--port {port}: cannot be used on {host}: {error.strerror}; name another, or 0 for a free one")
-
-
-def address_of(listener: socket.socket) -> str:
-    """`http://127.0.0.1:8000`."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def serve(
@@ -78,7 +47,8 @@ def serve(
         blank = torch.zeros(3, size.height, size.width, dtype=torch.uint8)
         # What the first and the largest batch take, they take before anybody waits for them.
         await asyncio.gather(*(batcher.classify(blank) for _ in range(1 + batch_size)))
-        _listen(listener, name)
+        listen(listener)
+        _say_ready(listener, name)
         await server.serve(sockets=[listener])
         batches.cancel()
 
@@ -97,13 +67,9 @@ def _keep_log_short() -> None:
         logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
-def _listen(listener: socket.socket, name: str) -> None:
-    host, port = listener.getsockname()[:2]
-    try:
-        listener.listen(BACKLOG)
-    except OSError as error:
-        raise _unusable(host, port, error) from error
-    if not host.startswith(LOOPBACK):
+def _say_ready(listener: socket.socket, name: str) -> None:
+    if not is_loopback(listener):
+        host = listener.getsockname()[0]
         say(f"warning: {host} can be reached from other machines, and nobody has to log in; put a proxy before it")
     pages = "(page: /, API: /openapi.json, metrics: /metrics)"
     say(f"serving {name} at {address_of(listener)}  {pages}; Ctrl-C or SIGTERM: answers what has arrived, then stops")
@@ -146,10 +112,14 @@ class Server(uvicorn.Server):
         uvicorn alone would reset connections that it has not accepted yet, or whose request it has not read yet.
         """
         self._app.state.draining = True
-        while select.select(sockets or [], [], [], 0)[0]:
+        listeners = sockets or []
+        for listener in listeners:
+            let_nobody_in(listener)
+        await asyncio.sleep(LATE_SECONDS)  # connections that were being made
+        while select.select(listeners, [], [], 0)[0]:
             await asyncio.sleep(0)  # the loop accepts them
         for server in self.servers:
             server.close()
-        await asyncio.sleep(LATE_SECONDS)
+        await asyncio.sleep(LATE_SECONDS)  # requests that are on their way
         await super().shutdown(sockets)
         self.unanswered = len(self.server_state.tasks)

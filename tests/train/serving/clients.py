@@ -18,8 +18,9 @@ import numpy as np
 from PIL import Image
 
 from tests.running import ROOT
+from train.serving.listener import bind
 from train.serving.reading import Limits
-from train.serving.server import bind, serve
+from train.serving.server import serve
 from train.system.signals import Signals
 
 START = "import sys; from train.commands.plainloop import main; sys.exit(main())"

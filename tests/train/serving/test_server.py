@@ -30,8 +30,9 @@ from tests.train.serving.clients import (
 from train.commands.plainloop import main as plainloop
 from train.commands.serve import main
 from train.errors import RunError
+from train.serving.listener import bind
 from train.serving.reading import Limits
-from train.serving.server import bind, serve
+from train.serving.server import serve
 from train.system.signals import Signals
 
 
@@ -97,7 +98,7 @@ def test_sigterm_under_load_answers_every_request_whose_connection_was_accepted(
             client.start()
         wait_until(lambda: len(found) > 50)
         started.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        time.sleep(0.1)
         fresh.sendall(head(len(data)) + data)  # connected before, asks after
         time.sleep(1.5)
         half.sendall(data[100:])  # was still sending
@@ -125,7 +126,7 @@ def test_a_second_signal_ends_the_process_at_once(run, tmp_path):
 
 
 def test_health_says_that_the_server_stops_and_connections_end(predictor, monkeypatch):
-    monkeypatch.setattr("train.serving.server.LATE_SECONDS", 3)
+    monkeypatch.setattr("train.serving.server.LATE_SECONDS", 1)
     signals = Signals()
     with served(predictor, signals=signals) as port:
         open_ones = [connect(port) for _ in range(2)]
