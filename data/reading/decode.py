@@ -31,6 +31,13 @@ UPRIGHT = {
 }
 
 
+class TooLargeError(DataError):
+    """The image claims more pixels than may be decoded."""
+
+
+TOO_LARGE = (TooLargeError, Image.DecompressionBombWarning, Image.DecompressionBombError)
+
+
 @dataclass(frozen=True)
 class Resize:
     """The size in pixels that a model takes, and how its checkpoint was trained to be given it."""
@@ -69,19 +76,21 @@ def decode(data: bytes, name: str) -> torch.Tensor:
         uint8 [3, height, width], RGB, upright, transparency composited on white.
 
     Raises:
-        DataError: the bytes are not such an image, are damaged or cut short, or claim more than MAX_PIXELS.
+        TooLargeError: the bytes claim more than MAX_PIXELS.
+        DataError: the bytes are not such an image, are damaged or cut short.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"{image.width}x{image.height} is more than {MAX_PIXELS} pixels")
+                raise TooLargeError(f"{image.width}x{image.height} is more than {MAX_PIXELS} pixels")
             image.load()  # verify() passes a JPEG cut in half; only a full decode tells
             pixels = np.array(_rgb(_upright(image)))
     except Exception as error:  # Pillow's decoders raise nearly everything: SyntaxError, struct.error, ...
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):  # its text is only the address of a buffer
             reason = f"not a {', '.join(FORMATS)} file"
-        raise DataError(f"{name}: cannot be decoded: {reason}") from error
+        kind = TooLargeError if isinstance(error, TOO_LARGE) else DataError
+        raise kind(f"{name}: cannot be decoded: {reason}") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
