@@ -38,6 +38,7 @@ class DataPipeline:
     validation_fingerprint: str | None = None  # of the validation images alone
     notes: list[str] = field(default_factory=list)  # how images get to the device, and why
     train_images: Callable[[], Iterator[Batch]] | None = None  # every training image once, in order; not of a stream
+    validation_image: Callable[[int], bytes] | None = None  # as encoded, by its index; only of stored images
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def stored_pipeline(
     pipeline = dataset_pipeline(train, validation, plan, device, names, replace(options, workers=str(workers)), say)
     called = {"image_name": splits.train.image_name, "validation_names": splits.validation.image_names}
     known = {"fingerprint": splits.fingerprint(), "validation_fingerprint": splits.validation_fingerprint()}
-    return splits, replace(pipeline, **called, **known, notes=notes)
+    return splits, replace(pipeline, **called, **known, notes=notes, validation_image=splits.validation.read)
 
 
 def dataset_pipeline(
