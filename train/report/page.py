@@ -138,7 +138,7 @@ def short(text: str, most: int = LONGEST_TEXT) -> str:
 
 def percent(value: float | None) -> str:
     """A rate as people read it."""
-    return "–" if value is None else f"{100 * value:.1f} %"
+    return "–" if value is None else f"{100 * value:.1f}\u00a0%"  # in one line
 
 
 def figure(value: float | None) -> str:

@@ -1,6 +1,5 @@
 """What the page says of one run, ready for the template: text, rows and charts."""
 
-import math
 import shlex
 from collections import Counter
 from typing import Any
@@ -172,7 +171,7 @@ def matrix(run: Gathered, cells: dict[tuple[int, int], list[Prediction]], runs: 
             cells_of_row.append(
                 {
                     "count": count,
-                    "heat": math.sqrt(count / sum(counts)) if count else 0,  # a root, so that few are seen
+                    "heat": 0.3 + 0.7 * count / sum(counts) if count else 0,  # so that few are seen
                     "right": label == predicted,
                     "predicted": run.label_names[predicted],
                     "id": f"{label}-{predicted}",
@@ -240,4 +239,5 @@ def command(flags: dict[str, Any]) -> str | None:
         for name, value in flags.items()
         if name not in OF_THE_START and name != "preset" and value is not None and value != expected[name]
     }
-    return shlex.join(["plainloop", "train", f"--preset={preset}", *as_tokens(changed)])
+    words = [f"--preset={preset}", *as_tokens(changed)]
+    return " \\\n  ".join(["plainloop train", *map(shlex.quote, words)])
