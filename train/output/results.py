@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data import files
+from data import DataError, files
 from data.loading.workers import WorkerError
 from data.pipeline import DataPipeline
 from data.plan import Plan
@@ -204,13 +204,14 @@ def export(checkpoint: Path, folder: Path) -> None:
 
 def log_pictures(output: RunOutput, step: int, metrics: Metrics, data: DataPipeline) -> None:
     """Give TensorBoard the confusion matrix, and, where images are stored, the worst mistakes and a few right ones."""
-    pictures = {}
-    if data.validation_image is not None:
-        pictures["validation/predictions"] = prediction_picture(
-            metrics.predictions, data.validation_image, data.label_names
-        )
-    if len(data.label_names) <= MOST_CLASSES:
-        pictures["validation/confusion"] = confusion_picture(metrics.confusion, data.label_names)
+    pictures, image, names = {}, data.validation_image, data.label_names
+    if image is not None:
+        try:
+            pictures["validation/predictions"] = prediction_picture(metrics.predictions, image, names)
+        except DataError as error:  # a file that training had in its cache has gone since
+            say(f"warning: TensorBoard gets no predictions: {error}")
+    if len(names) <= MOST_CLASSES:
+        pictures["validation/confusion"] = confusion_picture(metrics.confusion, names)
     output.log_pictures(step, pictures)
 
 

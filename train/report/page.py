@@ -1,12 +1,13 @@
 """From runs to one page: rendered, and written where nothing better is lost."""
 
 import math
+import re
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from data import files
+from data import DataError, files
 from train.config.schema import FREE
 from train.errors import ConfigError
 from train.report.charts import Chart, Line, chart
@@ -14,6 +15,9 @@ from train.report.gather import Gathered, checked, gather
 from train.report.pictures import NOT_STORED, ImageBytes, Pictures, make_pictures
 from train.report.sections import points, section
 from train.system.streams import printable
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 PAGE = "report.html"
 MARK = '<meta name="generator" content="plainloop report">'
@@ -26,9 +30,28 @@ LONGEST_TEXT = 80  # of a name that others gave
 def render(runs: list[Gathered], pictures: list[Pictures]) -> str:
     """The page of one run, or of several side by side.
 
+    Where long names or many runs would make it larger than MOST_BYTES, it has fewer pictures, rows and cells, and says
+    where the rest is.
+
     Raises:
-        ConfigError: a folder holds what no run writes, or the page would be larger than 3 MB.
+        ConfigError: a folder holds what no run writes, or there are too many runs for one page.
     """
+    beside = checked(runs[0].folder, lambda: side_by_side(runs)) if len(runs) > 1 else None
+    template = _template()
+    for share in (len(runs) * fewer for fewer in (1, 2, 4, 8, 16)):
+        shown = [made.within(share) for made in pictures]
+        sections = [
+            checked(run.folder, partial(section, run, made, share, number))
+            for number, (run, made) in enumerate(zip(runs, shown, strict=True))
+        ]
+        mark = f"{MARK}{WITH_PICTURES}" if any(made.by_index for made in shown) else MARK
+        page = re.sub(r"\n\s+", "\n", template.render(mark=mark, sections=sections, beside=beside))
+        if len(page.encode()) <= MOST_BYTES:
+            return page
+    raise ConfigError(f"the page of {len(runs)} runs would be larger than {MOST_BYTES // 10**6} MB; name fewer")
+
+
+def _template() -> "Template":
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -40,18 +63,7 @@ def render(runs: list[Gathered], pictures: list[Pictures]) -> str:
         finalize=clean,
     )
     environment.filters |= {"short": short, "percent": percent, "figure": figure, "duration": duration}
-    sections = [
-        checked(run.folder, partial(section, run, made, len(runs), number))
-        for number, (run, made) in enumerate(zip(runs, pictures, strict=True))
-    ]
-    beside = checked(runs[0].folder, lambda: side_by_side(runs)) if len(runs) > 1 else None
-    with_pictures = any(made.by_index for made in pictures)
-    page = environment.get_template("page.html.j2").render(
-        mark=MARK if not with_pictures else f"{MARK}{WITH_PICTURES}", sections=sections, beside=beside
-    )
-    if len(page.encode()) > MOST_BYTES:
-        raise ConfigError(f"the page of {len(runs)} runs would be larger than {MOST_BYTES // 10**6} MB; name fewer")
-    return page
+    return environment.get_template("page.html.j2")
 
 
 def write_report(folder: Path, image: ImageBytes | None) -> None:
@@ -62,10 +74,14 @@ def write_report(folder: Path, image: ImageBytes | None) -> None:
         image: its validation images as encoded, by index; None if they were not stored.
 
     Raises:
-        ConfigError, DataError: the page cannot be made or written, or an image cannot be read.
+        ConfigError: the page cannot be made or written.
     """
-    run = gather(folder)
-    pictures = Pictures(missing=NOT_STORED) if image is None else make_pictures(run.predictions, image)
+    run, pictures = gather(folder), Pictures(missing=NOT_STORED)
+    if image is not None:
+        try:
+            pictures = make_pictures(run.predictions, image)
+        except DataError as error:
+            pictures = Pictures(missing=f"a validation image cannot be read any more: {error}")
     if not write_page(folder / PAGE, render([run], [pictures])):
         raise ConfigError(f"{folder / PAGE}: has pictures, and is left as it is")
 

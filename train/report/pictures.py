@@ -22,6 +22,16 @@ class Pictures:
     by_index: dict[int, str] = field(default_factory=dict)
     missing: str | None = None
 
+    def within(self, share: int) -> "Pictures":
+        """The first of them, as many as one part of so many of a page may hold."""
+        kept, size = {}, 0
+        for index, encoded in list(self.by_index.items())[: MOST_PICTURES // share]:
+            size += len(encoded)
+            if size > MOST_BYTES // share:
+                break
+            kept[index] = encoded
+        return Pictures(kept, self.missing)
+
 
 def worst(predictions: list[Prediction], most: int = MOST_WRONG) -> list[Prediction]:
     """The wrong ones, those of the greatest loss first."""
@@ -61,14 +71,8 @@ def make_pictures(predictions: list[Prediction], image: ImageBytes, share: int =
     from data.reading.thumbnail import thumbnail
 
     indices = chosen(predictions, MOST_PICTURES // share)
-    made, size = {}, 0
     small = in_threads(lambda index: thumbnail(image(index), QUALITY), indices, "thumbnails", len(indices))
-    for index, encoded in zip(indices, small, strict=True):
-        size += len(encoded)
-        if size > MOST_BYTES // share:
-            break
-        made[index] = encoded
-    return Pictures(made)
+    return Pictures(dict(zip(indices, small, strict=True)))
 
 
 def chosen(predictions: list[Prediction], most: int) -> list[int]:

@@ -28,14 +28,14 @@ SPLITS = {"train": "training", "validation": "validation"}
 WARNING = "warning: "
 
 
-def section(run: Gathered, pictures: Pictures, runs: int, number: int) -> dict[str, Any]:
+def section(run: Gathered, pictures: Pictures, share: int, number: int) -> dict[str, Any]:
     """Everything the template shows of one run.
 
     Args:
         run: as its folder has it.
         pictures: thumbnails of its validation images.
-        runs: on the page, which share its size.
-        number: of this one among them, from 0.
+        share: this run may take one part of so many of a page.
+        number: of this run on the page, from 0.
     """
     names, flags, notes = run.label_names, run.record["config"], run.record.get("data_notes", [])
     found = {
@@ -66,9 +66,9 @@ def section(run: Gathered, pictures: Pictures, runs: int, number: int) -> dict[s
     return found | {
         "figures": figures(run),
         "tested": bool(run.test),
-        "rows": class_rows(run)[: max(1, MOST_ROWS // runs)],
-        "matrix": matrix(run, cells, runs) if len(names) ** 2 * runs <= MOST_CELLS else None,
-        "pairs": [] if len(names) ** 2 * runs <= MOST_CELLS else confused_pairs(run, cells),
+        "rows": class_rows(run)[: max(1, MOST_ROWS // share)],
+        "matrix": matrix(run, cells, share) if len(names) ** 2 * share <= MOST_CELLS else None,
+        "pairs": [] if len(names) ** 2 * share <= MOST_CELLS else confused_pairs(run, cells),
         "wrong": wrong,
         "judged": len(run.predictions),
         "worst": [shown(run, image) for image in worst(run.predictions)],
@@ -159,10 +159,10 @@ def balance(run: Gathered) -> list[tuple[str, int | None, int | None]]:
     return rows[: MOST_BARS // 2] + rows[-MOST_BARS // 2 :]
 
 
-def matrix(run: Gathered, cells: dict[tuple[int, int], list[Prediction]], runs: int) -> list[dict[str, Any]]:
+def matrix(run: Gathered, cells: dict[tuple[int, int], list[Prediction]], share: int) -> list[dict[str, Any]]:
     """The rows of the confusion matrix; a cell that is not empty has images to open."""
     confusion = run.evaluation["eval_confusion"]
-    most = max(1, min(MOST_IN_CELL, MOST_LISTED // runs // max(1, len(cells))))
+    most = max(1, min(MOST_IN_CELL, MOST_LISTED // share // max(1, len(cells))))
     rows = []
     for label, counts in enumerate(confusion):
         cells_of_row = []

@@ -10,6 +10,7 @@ import sys
 import pytest
 from PIL import Image
 
+from data.reading import leaves
 from tests.running import run_here
 from tests.train.commands.test_inspect import make
 from train.commands.plainloop import main as plainloop
@@ -118,6 +119,39 @@ def test_a_page_that_cannot_be_made_fails_no_run(data, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     (warning,) = [line for line in lines if line.startswith("warning: ") and "report.html is not written" in line]
     assert f"to try again: plainloop report {out}" in warning and (out / "predictions.csv").is_file()
+
+
+VANISHING = """
+import pathlib, torch
+class Vanishing(torch.optim.SGD):
+    def __init__(self, groups, lr):
+        super().__init__(groups, lr=lr)
+    def step(self, closure=None):
+        if pathlib.Path({out!r}).exists():  # every image is in the cache by now
+            pathlib.Path({path!r}).unlink(missing_ok=True)
+        return super().step(closure)
+"""
+
+
+def test_images_that_vanish_while_training_cost_the_pictures_and_not_the_run(data, tmp_path, monkeypatch, capsys):
+    own = shutil.copytree(data, tmp_path / "own")
+    out, path = tmp_path / "run", own / "validation/cat/0.png"
+    (tmp_path / "vanishing_part.py").write_text(VANISHING.format(out=str(out), path=str(path)))
+    monkeypatch.syspath_prepend(tmp_path)
+    flags = ("--dataset", own, "--skip_bad_images", "--cache_dir", tmp_path / "cache", "--image_cache", "memory")
+    assert run_here(*SHORT, *flags, "--optim", "vanishing_part:Vanishing", "--output_dir", out) == 0
+    assert "warning: TensorBoard gets no predictions" in capsys.readouterr().out
+    page = (out / "report.html").read_text()
+    assert "No pictures: a validation image cannot be read any more" in page and (out / "predictions.csv").is_file()
+
+
+def test_a_stream_has_a_page_without_pictures(tmp_path, capsys):
+    for split, size in (("train", 16), ("validation", 6)):
+        leaves.table(split, 1, size).to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
+    flags = ("--preset", "trainer", "--model", "builtin:tiny", "--device", "cpu", *SHORT[2:], "--streaming")
+    assert run_here(*flags, "--dataset", tmp_path, "--output_dir", tmp_path / "run") == 0
+    assert "No pictures: the images of this run are not stored" in (tmp_path / "run/report.html").read_text()
+    assert report(tmp_path / "run") == 0 and "no pictures: the images of this run" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

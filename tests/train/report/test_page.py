@@ -74,6 +74,12 @@ def test_40_classes_are_a_matrix_and_every_cell_has_something_to_open(tmp_path):
     assert page.count("data:image/jpeg") <= MOST_PICTURES and len(page.encode()) < MOST_BYTES
 
 
+def test_names_that_would_make_the_page_too_large_cost_rows_and_pictures(tmp_path):
+    names = [f"{number}{'&' * 100}" for number in range(40)]
+    page = page_of(make_run(tmp_path / "run", names, 20_000, names=['"' * 90 + str(n) for n in range(20_000)]), noise)
+    assert len(page.encode()) <= MOST_BYTES and "the whole matrix is in eval_results.json" in page
+
+
 def test_the_figures_and_the_warnings_are_those_of_the_files(tmp_path):
     folder = make_run(tmp_path / "run", ["cat", "dog"], 50)
     page = page_of(folder)
