@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 360, 220  # units of the drawing, near the pixels of a phone, where its text is read at its own size
-LEFT, RIGHT, TOP, BOTTOM = 46, 66, 20, 38
+LEFT, RIGHT, TOP, BOTTOM = 54, 66, 20, 38
 MOST_POINTS = 400  # of one line; more cannot be told apart
 DOTS = 30  # a line of fewer points shows them
 LABEL_HEIGHT = 14

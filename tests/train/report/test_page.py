@@ -62,7 +62,7 @@ def test_a_page_of_1000_classes_and_50000_images_stays_small(tmp_path):
     assert time.perf_counter() - started < 30
     assert len(page.encode()) < MOST_BYTES and 100 < page.count("data:image/jpeg") <= MOST_PICTURES
     assert page.count('<tr><th scope="row">class_') > 1000 and 'class="matrix"' not in page
-    opened = set(re.findall(r'popovertarget="(r0-[\d-]+)">open', page))
+    opened = set(re.findall(r'class="open" popovertarget="(r0-[\d-]+)">\d+ of 50<', page))
     assert len(opened) == 20 and all(f'id="{name}"' in page for name in opened)
 
 
@@ -77,7 +77,7 @@ def test_40_classes_are_a_matrix_and_every_cell_has_something_to_open(tmp_path):
 def test_names_that_would_make_the_page_too_large_cost_rows_and_pictures(tmp_path):
     names = [f"{number}{'&' * 100}" for number in range(40)]
     page = page_of(make_run(tmp_path / "run", names, 20_000, names=['"' * 90 + str(n) for n in range(20_000)]), noise)
-    assert len(page.encode()) <= MOST_BYTES and "the whole matrix is in eval_results.json" in page
+    assert len(page.encode()) <= MOST_BYTES and "The whole matrix is in eval_results.json" in page
 
 
 def test_the_figures_and_the_warnings_are_those_of_the_files(tmp_path):
@@ -107,6 +107,17 @@ def test_the_pictures_are_the_worst_mistakes_some_right_ones_and_each_cells_wors
     assert len(picked) == len(set(picked)) == 200 and picked[:24] == [p.index for p in wrong[:24]]
     for images in by_cell(predictions).values():
         assert len({image.index for image in images[:10]} & set(picked)) == 10
+
+
+def test_a_run_that_a_program_started_says_so(tmp_path):
+    folder = make_run(tmp_path / "run", ["a", "b"], 20)
+    record = json.loads((folder / "run.json").read_text())
+    record["config"] |= {"preset": "python", "dataset": None, "model": None}
+    del record["train_images"], record["train_counts"], record["data_notes"]  # which no such run has
+    write(folder, "run.json", record)
+    assert "This run was started from Python" in page_of(folder)
+    (folder / "predictions.csv").unlink()
+    assert "not finished: all 2000 updates are done" in page_of(folder)
 
 
 def test_a_page_replaces_a_page_and_nothing_else(tmp_path):
