@@ -40,6 +40,7 @@ class DataPipeline:
     notes: list[str] = field(default_factory=list)  # how images get to the device, and why
     train_images: Callable[[], Iterator[Batch]] | None = None  # every training image once, in order; not of a stream
     test_batches: Callable[[], Iterator[Batch]] | None = None  # every test image once, in order, if there is any
+    validation_image: Callable[[int], bytes] | None = None  # as encoded, by its index; only of stored images
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def stored_pipeline(
     pipeline = dataset_pipeline(train, validation, plan, device, names, options, say, judged)
     called = {"image_name": splits.train.image_name, "validation_names": splits.validation.image_names}
     known = {"fingerprint": splits.fingerprint(), "validation_fingerprint": splits.validation_fingerprint()}
-    return splits, replace(pipeline, **called, **known, notes=notes)
+    return splits, replace(pipeline, **called, **known, notes=notes, validation_image=splits.validation.read)
 
 
 def _images_to_test(test: Splits, resize: Resize, policy: CachePolicy, skip_bad: bool, notes: list[str]) -> Images:

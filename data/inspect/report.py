@@ -1,22 +1,17 @@
 """A survey as lines for a terminal, and as one HTML file that needs nothing else."""
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-from PIL import Image
-
 from data import shortened
-from data.reading.decode import decode
 from data.reading.splits import Splits
+from data.reading.thumbnail import thumbnail
 
 MOST_LINES = 10  # of each list in the terminal
 MOST_SHOWN = 200  # entries of each list in the HTML file
 MOST_IN_GROUP = 8
 EXAMPLES = 6  # thumbnails of each class
-SIDE = 128  # pixels of a thumbnail
 KINDS = {"formats": "formats", "modes": "modes", "orientations": "EXIF orientations (1 is upright)"}
 STYLE = """body{font:15px sans-serif;max-width:70em;margin:2em auto;padding:0 1em}
 table{border-collapse:collapse}td,th{padding:.2em .8em;border-bottom:1px solid #ccc;text-align:left}
@@ -89,15 +84,6 @@ def _examples(found: dict[str, Any], splits: Splits) -> list[list[dict[str, Any]
             name = splits.train.image_name(index)
             by_class[label].append({"split": "train", "index": index, "name": name, "class": splits.label_names[label]})
     return [items for items in by_class if items]
-
-
-def thumbnail(data: bytes) -> str:
-    """An image as a small JPEG, base64."""
-    image = Image.fromarray(decode(data, "thumbnail").permute(1, 2, 0).numpy())
-    image.thumbnail((SIDE, SIDE))
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=80)
-    return base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def _group_html(group: dict[str, Any], picture: Callable[[dict[str, Any]], str]) -> str:

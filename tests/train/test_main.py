@@ -24,7 +24,7 @@ from tests.running import ROOT, TIMES, records, run_here, run_process, same_tens
 OUTPUT = {
     *("model.safetensors", "config.json", "preprocessor_config.json", "README.md", "metrics.jsonl", "config.yaml"),
     *("train_results.json", "eval_results.json", "all_results.json", "trainer_state.json", "run.json"),
-    *("tensorboard", "best", "checkpoint-6", "checkpoint-12", "predictions.csv"),
+    *("tensorboard", "best", "checkpoint-6", "checkpoint-12", "predictions.csv", "report.html"),
 }
 
 

@@ -65,6 +65,17 @@ def parse(argv: Sequence[str]) -> Config:
     return config
 
 
+def recorded(record: Path) -> Config:
+    """The flags that a run recorded, each checked and converted like one on the command line.
+
+    Raises:
+        ConfigError: the record cannot be used, or the run was started from Python.
+    """
+    parser = build_parser()
+    values = vars(parser.parse_args([])) | _stored(parser, record)
+    return Config(*(section(**{f.name: values[f.name] for f in fields(section)}) for section in SECTIONS))
+
+
 def read_flags(parser: Parser, argv: Sequence[str]) -> Flags:
     """The flags of a command line, and of the file that it may begin with, in our names.
 

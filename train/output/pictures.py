@@ -1,15 +1,18 @@
 """Pictures for the trackers: the confusion matrix, and validation images with their predictions."""
 
+import math
+
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
-from torch import nn
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from data.plan import Batch
-from train.precision import Precision
+from data.reading.decode import decode
+from train.recipes.predictions import Prediction
+from train.report.pictures import ImageBytes, some_right, worst
 
 CELL, MARGIN, CAPTION = 56, 150, 34  # pixels
 MOST_CLASSES = 40  # a larger matrix cannot be read as a picture; eval_results.json has its numbers
+ACROSS, SIDE = 8, 160  # predictions in a row, and pixels of each
 
 
 def confusion_picture(confusion: list[list[int]], label_names: list[str]) -> torch.Tensor:
@@ -34,33 +37,22 @@ def confusion_picture(confusion: list[list[int]], label_names: list[str]) -> tor
     return _tensor(picture)
 
 
-@torch.inference_mode()
-def prediction_picture(
-    model: nn.Module,
-    batch: Batch,
-    precision: Precision,
-    label_names: list[str],
-    most: int = 8,
-) -> torch.Tensor:
-    """The first images of a batch side by side, each over its true and predicted class; uint8 [3, h, w]."""
-    was_training = model.training
-    model.eval()
-    pixels = batch["pixel_values"][:most]
-    with precision.autocast():
-        probabilities = model(pixels).float().softmax(-1)
-    model.train(was_training)
+def prediction_picture(predictions: list[Prediction], image: ImageBytes, label_names: list[str]) -> torch.Tensor:
+    """The worst mistakes, then a few right ones, each over its true and predicted class; uint8 [3, h, w]."""
     label_names = [" ".join(name.split()) for name in label_names]
-    side = 160
-    sheet = Image.new("RGB", (len(pixels) * side, side + CAPTION), "white")
+    wrong = worst(predictions, ACROSS)
+    shown = wrong + some_right(predictions, 2 * ACROSS - len(wrong))
+    rows = math.ceil(len(shown) / ACROSS)
+    sheet = Image.new("RGB", (ACROSS * SIDE, rows * (SIDE + CAPTION)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
-    labels = batch["labels"][:most].tolist()
-    for position, (image, row, label) in enumerate(zip(pixels.cpu(), probabilities.cpu(), labels, strict=True)):
-        shown = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((side - 4, side - 4))
-        sheet.paste(shown, (position * side, 0))
-        share, predicted = row.max(0)
-        ink = "darkgreen" if predicted == label else "firebrick"
-        text = f"{label_names[predicted][:18]} {share:.0%}\ntrue: {label_names[label][:18]}"
-        draw.text((position * side + 2, side), text, fill=ink, font=font)
+    for position, found in enumerate(shown):
+        row, column = divmod(position, ACROSS)
+        x, y = column * SIDE, row * (SIDE + CAPTION)
+        pixels = decode(image(found.index), f"validation image {found.index}").permute(1, 2, 0).numpy()
+        sheet.paste(ImageOps.contain(Image.fromarray(pixels), (SIDE - 4, SIDE - 4)), (x, y))
+        ink = "darkgreen" if found.predicted == found.label else "firebrick"
+        text = f"{label_names[found.predicted][:18]} {found.probability:.0%}\ntrue: {label_names[found.label][:18]}"
+        draw.text((x + 2, y + SIDE), text, fill=ink, font=font)
     return _tensor(sheet)
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data import files
+from data import DataError, files
 from data.loading.workers import WorkerError
 from data.pipeline import DataPipeline
 from data.plan import Plan
@@ -31,6 +31,8 @@ from train.output.run_output import RunOutput
 from train.precision import Precision
 from train.recipes.predictions import write_predictions
 from train.recipes.statistics import wilson_interval
+from train.report.page import PAGE, write_report
+from train.report.pictures import ImageBytes
 from train.state import Best, TrainState
 from train.system.console import say
 
@@ -77,11 +79,11 @@ def finish(
     choices = {name: decided[name] for name in ("preset", "preset_reason", "precision", "preparation_seconds")}
     write_results(folder, evaluation, test, train_results(state, plan) | choices)
     write_model_card(folder, config, decided, state, evaluation, test)
-    if not config.run.fsdp:  # a sharded model computes only where all processes take part
-        log_pictures(output, model, state, metrics, data)
+    log_pictures(output, state.step, metrics, data)
     output.log_outcome(state.step, metrics.values)
-    # Last, because a run that has it is finished.
+    # Last, because a run that has it is finished; only the page is made from it.
     write_predictions(folder, metrics.predictions, data.validation_names(), data.label_names)
+    write_page(folder, data.validation_image)
     print_summary(folder, config, state, metrics, evaluation, test)
 
 
@@ -236,13 +238,26 @@ def export(checkpoint: Path, folder: Path) -> None:
         files.link(folder / "best", checkpoint.name)  # another one was the best, and is lost
 
 
-def log_pictures(output: RunOutput, model: Classifier, state: TrainState, metrics: Metrics, data: DataPipeline) -> None:
-    """Give the trackers the confusion matrix and some predictions."""
-    batch = next(data.validation_batches())
-    pictures = {"validation/predictions": prediction_picture(model, batch, state.precision, data.label_names)}
-    if len(data.label_names) <= MOST_CLASSES:
-        pictures["validation/confusion"] = confusion_picture(metrics.confusion, data.label_names)
-    output.log_pictures(state.step, pictures)
+def log_pictures(output: RunOutput, step: int, metrics: Metrics, data: DataPipeline) -> None:
+    """Give the trackers the confusion matrix, and, where images are stored, the worst mistakes and a few right ones."""
+    pictures, image, names = {}, data.validation_image, data.label_names
+    if image is not None:
+        try:
+            pictures["validation/predictions"] = prediction_picture(metrics.predictions, image, names)
+        except DataError as error:  # a file that training had in its cache has gone since
+            say(f"warning: trackers get no predictions: {error}")
+    if len(names) <= MOST_CLASSES:
+        pictures["validation/confusion"] = confusion_picture(metrics.confusion, names)
+    output.log_pictures(step, pictures)
+
+
+def write_page(folder: Path, image: ImageBytes | None) -> None:
+    """Write report.html. The run is finished all the same if that fails, and says why."""
+    try:
+        write_report(folder, image)
+    except Exception as error:  # whatever it is: no reason to call a trained model failed
+        again = shlex.join(["plainloop", "report", str(folder)])
+        say(f"warning: {folder / PAGE} is not written: {error}; to try again: {again}")
 
 
 def print_evaluation(loaded: LoadedModel, data: DataPipeline, precision: Precision) -> None:

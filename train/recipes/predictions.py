@@ -60,6 +60,33 @@ def read_predictions(folder: Path) -> list[tuple[str, str]]:
     Raises:
         ConfigError: the file cannot be read, or is not such a table.
     """
+    return [(label, predicted) for _, label, predicted, *_ in _rows(folder)]
+
+
+def read_images(folder: Path, label_names: list[str]) -> tuple[list[str], list[Prediction]]:
+    """The name of each image, and what it was taken for.
+
+    Args:
+        folder: of the run.
+        label_names: by the index of the class.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not such a table of these classes.
+    """
+    rows, position = _rows(folder), {spreadsheet_safe(name): index for index, name in enumerate(label_names)}
+    try:
+        predictions = [
+            Prediction(index, position[label], position[predicted], *map(float, numbers))
+            for index, (_, label, predicted, *numbers) in enumerate(rows)
+        ]
+    except (KeyError, ValueError) as error:
+        raise ConfigError(
+            f"{folder / PREDICTIONS}: cannot be used: {error} is no class of the run, or no number"
+        ) from error
+    return [row[0] for row in rows], predictions
+
+
+def _rows(folder: Path) -> list[list[str]]:
     path = folder / PREDICTIONS
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -68,4 +95,4 @@ def read_predictions(folder: Path) -> list[tuple[str, str]]:
             raise ValueError("it is not the table that a run writes")
     except (OSError, ValueError, csv.Error) as error:
         raise ConfigError(f"{path}: cannot be used: {getattr(error, 'strerror', None) or error}") from error
-    return [(label, predicted) for _, label, predicted, *_ in rows]
+    return rows

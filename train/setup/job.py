@@ -12,6 +12,7 @@ import torchvision
 import transformers
 
 from data.augment import Mix, as_they_are, build_mix
+from data.loading.streaming import Streams
 from data.pipeline import DataPipeline
 from data.plan import Plan, StreamPlan
 from data.reading.splits import Splits
@@ -74,6 +75,7 @@ def build_job(config: Config, inputs: Inputs, lock: Lock) -> Job:
         | {
             "speed": speed,
             "train_images": len(inputs.splits.train),
+            "train_counts": train_counts(inputs.splits),
             "validation_images": len(inputs.splits.validation),
             "data_notes": inputs.splits.notes,
             "preparation_seconds": inputs.preparation_seconds,
@@ -81,6 +83,14 @@ def build_job(config: Config, inputs: Inputs, lock: Lock) -> Job:
     )
     output = open_output(config, state, decided, inputs.checkpoint, lock, weights_loaded=not inputs.loaded.new_head)
     return Job(state, profiled(data, output.folder) if config.run.torch_profiler else data, output, decided)
+
+
+def train_counts(splits: Splits | Streams) -> list[int] | None:
+    """Training images of each class; None for a stream, which is not counted."""
+    if isinstance(splits, Streams):
+        return None
+    counts = Counter(splits.train.labels)
+    return [counts[index] for index in range(len(splits.label_names))]
 
 
 def estimate_by_folds(config: Config, inputs: Inputs, features: torch.Tensor, loss_sum_fn: LossSum) -> dict[str, Any]:

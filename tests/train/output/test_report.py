@@ -1,7 +1,9 @@
+import io
 import json
 
 import pytest
 import torch
+from PIL import Image
 
 from data.plan import Plan
 from tests.train.checkpoint.test_checkpoint import make_state
@@ -9,9 +11,10 @@ from train.checkpoint.folder import CheckpointFolder
 from train.config.record import read_log
 from train.evaluate import Metrics
 from train.output.model_card import as_text
-from train.output.pictures import confusion_picture
+from train.output.pictures import ACROSS, SIDE, confusion_picture, prediction_picture
 from train.output.results import eval_results, train_results
 from train.output.run_output import RunOutput
+from train.recipes.predictions import Prediction
 from train.recipes.statistics import wilson_interval
 from train.system.lock import Lock
 
@@ -40,6 +43,20 @@ def test_a_confusion_matrix_is_a_picture_whose_diagonal_is_dark():
     assert picture.dtype == torch.uint8 and picture.shape[0] == 3
     cell = picture[:, 150:, 150:].float().mean(0)
     assert cell[:50, :50].mean() < cell[:50, 60:110].mean()
+
+
+def test_the_picture_of_predictions_shows_the_worst_mistake_first_and_right_ones_last():
+    def grey(index):
+        file = io.BytesIO()
+        Image.new("L", (40, 20), 20 * index).save(file, "PNG")
+        return file.getvalue()
+
+    found = [Prediction(index, 0, index % 2, 0.9, 0.1, float(index)) for index in range(12)]  # odd ones are wrong
+    picture = prediction_picture(found, grey, ["cat", "dog"])
+    assert picture.shape[0] == 3 and picture.shape[2] == ACROSS * SIDE
+    rows, columns = picture.shape[1] // 2, [20 + SIDE * number for number in range(ACROSS)]
+    shown = [int(picture[0, row, column]) // 20 for row in (20, rows + 20) for column in columns]
+    assert shown[:6] == [11, 9, 7, 5, 3, 1] and shown[6:12] == [0, 2, 4, 6, 8, 10]
 
 
 def open_log(folder, **where):
