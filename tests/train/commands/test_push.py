@@ -109,6 +109,7 @@ def test_logs_go_if_asked_and_nothing_else_ever(finished, capsys):
     extra = listed(printed).keys() - MODEL
     events = {name for name in extra if name.startswith("tensorboard/")}
     results = {"eval_results.json", "train_results.json", "all_results.json", "trainer_state.json", "metrics.jsonl"}
+    results.add("report.html")
     assert events and extra - events == results
     (warning,) = [line for line in printed.splitlines() if line.startswith("warning: ")]
     assert "trainer_state.json" in warning and "name folders of this machine" in warning
