@@ -109,7 +109,7 @@ def check_libraries(format_: str) -> None:
     """Refuse what needs libraries that are not there; nothing is imported."""
     missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     if missing and format_ != "torch_export":
-        raise ConfigError(f'plainloop export needs {", ".join(missing)}: pip install "plainloop[export]"')
+        raise ConfigError(f'plainloop export needs {", ".join(missing)}: pip install -e ".[export]"')
 
 
 def target_of(values: argparse.Namespace) -> Path:

@@ -47,7 +47,7 @@ def run(arguments: Sequence[str], signals: Signals) -> None:
         import uvicorn  # noqa: F401
     except ImportError as error:
         needed = "fastapi, uvicorn, python-multipart and prometheus-client"
-        raise ConfigError(f'plainloop serve needs {needed}: pip install "plainloop[serve]"') from error
+        raise ConfigError(f'plainloop serve needs {needed}: pip install -e ".[serve]"') from error
     from train.serving.listener import bind
     from train.serving.reading import Limits
     from train.serving.server import serve

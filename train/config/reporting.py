@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from train.errors import ConfigError
 
 # Name of the tracker, which is that of its package -> what to install.
-TRACKERS = {"tensorboard": "tensorboard", "wandb": '"plainloop[wandb]"', "mlflow": '"plainloop[mlflow]"'}
+TRACKERS = {"tensorboard": "tensorboard", "wandb": '-e ".[wandb]"', "mlflow": '-e ".[mlflow]"'}
 
 
 def tracker_names(report_to: str) -> list[str]:

@@ -166,7 +166,7 @@ def test_what_cannot_be_used_is_refused_in_a_line(leaves, tmp_path, capsys):
 def test_missing_libraries_are_named(leaves, capsys, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else found(name))
-    assert 'needs onnxscript: pip install "plainloop[export]"' in export(capsys, leaves, code=2)
+    assert 'needs onnxscript: pip install -e ".[export]"' in export(capsys, leaves, code=2)
 
 
 def test_help_and_mistyped_flags_answer_without_torch():

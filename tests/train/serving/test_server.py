@@ -194,7 +194,7 @@ def test_a_missing_library_is_one_line_that_says_how_to_get_it():
     code = "import sys; sys.modules['uvicorn'] = None; from train.commands.serve import main; sys.exit(main(['run']))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert said.returncode == 2 and said.stderr.count("\n") == 1
-    assert 'pip install "plainloop[serve]"' in said.stderr
+    assert 'pip install -e ".[serve]"' in said.stderr
 
 
 def test_a_host_that_others_can_reach_is_warned_of(predictor, capsys):
