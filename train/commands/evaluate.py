@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data import files
-from train.commands.shared import add_data_flags, add_model_flags, command_parser, data_of, load_model_of
+from train.commands.shared import (
+    add_data_flags,
+    add_model_flags,
+    command_parser,
+    data_of,
+    load_model_of,
+    load_split_of,
+    record_of,
+)
 from train.config.record import RECORD
 from train.errors import ConfigError
 from train.system import hub
@@ -51,11 +59,12 @@ def evaluated(values: argparse.Namespace) -> dict[str, Any]:
     from train.setup.judge import document, judge
 
     check_trained(values.run)
-    splits = load_split(values, data, seed)
+    splits = load_split_of(values, data, seed, *([values.split] if values.split else ["test", "validation"]))
     if values.fit_temperature:
         fit(values, data, seed)
     predictor = load_model_of(values, splits.label_names)
     judging = ready(values, data, splits, predictor)
+    check_same_images(values, judging)
     metrics = judge(predictor, judging)
     found = document(metrics, judging, predictor)
     for line in lines(found):
@@ -79,7 +88,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The flags; ConfigError for one that is wrong."""
     parser = command_parser("evaluate", "RUN [--dataset X] [--split test] [--out FOLDER]", DESCRIPTION)
     add_model_flags(parser)
-    add_data_flags(parser)
+    add_data_flags(parser, "What to judge it on. Default: the run's own data, read as the run read them.")
     parser.add_argument(
         "--split", choices=("train", "validation", "test"), help="Default: test where there is one, else validation."
     )
@@ -109,14 +118,14 @@ def _check_folder(folder: Path) -> None:
         raise ConfigError(f"--out {folder}: holds something else than an evaluation; name a new folder")
 
 
-def load_split(values: argparse.Namespace, data: "DataConfig", seed: int, split: str | None = None) -> "Splits":
-    """The split that --split names, or another one."""
-    from train.setup.judge import load_split_to_judge
-
-    asked = split or values.split
-    names = (asked,) if asked else ("test", "validation")
-    unreachable = hub.why_unreachable() if hub.is_hub_name(data.dataset) else None
-    return load_split_to_judge(data, seed, names, values.cache_dir, offline=unreachable is not None)
+def check_same_images(values: argparse.Namespace, judging: "Judging") -> None:
+    """Say it if the run's own validation images are no longer those that it was judged on."""
+    validation, record = judging.splits.validation.name == "validation", record_of(values.run)
+    if values.dataset is not None or not validation or record is None:
+        return
+    known = record.get("validation_fingerprint")
+    if known is not None and judging.splits.validation_fingerprint() != known:
+        say("warning: these validation images, or their labels, are not those that the run was judged on")
 
 
 def ready(values: argparse.Namespace, data: "DataConfig", splits: "Splits", predictor: "Predictor") -> "Judging":
@@ -133,7 +142,7 @@ def fit(values: argparse.Namespace, data: "DataConfig", seed: int) -> None:
     from train.inference import temperature
 
     folder = temperature.check_folder(values.run)
-    splits = load_split(values, data, seed, "validation")
+    splits = load_split_of(values, data, seed, "validation")
     predictor = load_model_of(values, splits.label_names)
     judging = ready(values, data, splits, predictor)
     logits = torch.cat([predictor.logits(batch["pixel_values"]) for batch in judging.batches()])

@@ -6,9 +6,19 @@ from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data import files
-from train.commands.shared import RUN_HELP, check_out, command_parser, load_model_of
+from train.commands.shared import (
+    RUN_HELP,
+    add_data_flags,
+    check_out,
+    command_parser,
+    data_of,
+    load_model_of,
+    load_split_of,
+    record_of,
+)
 from train.config.flags import add_flag
 from train.config.record import RECORD
 from train.config.schema import DataConfig, ModelConfig, RunConfig
@@ -17,21 +27,16 @@ from train.export.tolerances import OF_A_PROBABILITY, OF_ACCURACY
 from train.system.exit import ended
 from train.system.signals import Signals
 
+if TYPE_CHECKING:
+    from data.reading.splits import Splits
+
 DESCRIPTION = """The file takes an upright RGB image, uint8 [height, width, 3] of any size, and returns the probability
 of each class: it resizes, crops and normalises as training did. The names of the classes are in its metadata. It is
 judged by the validation images of the run before it is kept; a file that is refused is deleted, and leaves an earlier
 one as it was. All is computed on the CPU, in float32."""
 NAMES = {"onnx": "model.onnx", "int8": "model.int8.onnx", "torch_export": "model.pt2"}
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
-DATA_FLAGS = (
-    *("dataset", "train_dir", "validation_dir", "test_dir", "dataset_config_name", "image_column_name"),
-    *("label_column_name", "train_val_split", "max_eval_samples", "split_seed", "skip_bad_images"),
-)
-HELP = {
-    "dataset": "Whose validation images judge. Default: what the run was trained on, read as it was; of the other flags"
-    " of the data, those that are left out are the run's, too.",
-    "seed": "Of the run; draws what is held out where --split_seed does not.",
-}
+JUDGES = "Whose validation images judge. Default: what the run was trained on, read as the run read it."
 
 
 def main(arguments: list[str]) -> int:
@@ -60,13 +65,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         f" classes are further apart. Default: {OF_A_PROBABILITY}. Of int8, refuse it where it loses more accuracy."
         f" Default: {OF_ACCURACY}, which are {100 * OF_ACCURACY:g} points.",
     )
-    for section, names in ((ModelConfig, ("model_revision",)), (RunConfig, ("seed", "cache_dir"))):
-        for item in (item for item in fields(section) if item.name in names):
-            add_flag(parser, section, item, HELP.get(item.name))
-    for item in (item for item in fields(DataConfig) if item.name in DATA_FLAGS):
-        add_flag(parser, DataConfig, item, HELP.get(item.name))
-    # What is not given is the run's; and the model is computed as the file will be.
-    parser.set_defaults(**dict.fromkeys((*DATA_FLAGS, "seed")), device="cpu", precision="fp32")
+    for section, name in ((ModelConfig, "model_revision"), (RunConfig, "cache_dir")):
+        add_flag(parser, section, next(item for item in fields(section) if item.name == name))
+    add_data_flags(parser, JUDGES)
+    parser.set_defaults(device="cpu", precision="fp32")  # the model is computed as the file will be
     values = parser.parse_args(list(arguments))
     if values.tolerance is None:
         values.tolerance = OF_ACCURACY if values.format == "int8" else OF_A_PROBABILITY
@@ -80,18 +82,17 @@ def run(arguments: Sequence[str], _: Signals) -> None:
     values = parse(arguments)
     check_libraries(values.format)
     target = target_of(values)
+    data, seed = data_of(values)
     predictor = load_model_of(values)
     # Imported only now: these take seconds, and a mistyped flag should not.
     from train.export.formats import description
-    from train.export.inputs import data_config, load_judging_data, model_name, record_of
     from train.export.judge import views
     from train.export.make import MAKERS
+    from train.export.origin import model_name
     from train.system.console import say
 
-    record, names = record_of(values.run), predictor.label_names
-    typed = {name: value for name in (*DATA_FLAGS, "seed") if (value := getattr(values, name)) is not None}
-    config = data_config(values.run, record, typed, values.cache_dir)
-    splits = load_judging_data(values.run, config, named="dataset" in typed)
+    splits, names = load_judges(values, data, seed), predictor.label_names
+    record = record_of(values.run)
     about = description(names, model_name(values.run, record, values.model_revision))
     made = files.beside(target)
     try:
@@ -103,6 +104,20 @@ def run(arguments: Sequence[str], _: Signals) -> None:
     finally:
         made.unlink(missing_ok=True)
     say(f"written: {target}, {size / 1e6:.1f} MB, with the names of the classes in its metadata")
+
+
+def load_judges(values: argparse.Namespace, data: DataConfig, seed: int) -> "Splits":
+    """The validation split, of which every image can be decoded; with --skip_bad_images, those that can."""
+    from data.cache.check import check_images
+    from train.system.console import say
+
+    splits = load_split_of(values, data, seed, "validation")
+    known = len(splits.notes)
+    splits = check_images(splits, data.skip_bad_images, values.cache_dir)
+    for note in splits.notes[known:]:
+        say(f"data: {note}")
+    say(f"judged by: {splits.dataset}, {len(splits.validation)} validation images")
+    return splits
 
 
 def check_libraries(format_: str) -> None:

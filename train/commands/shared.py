@@ -17,6 +17,7 @@ from train.errors import ConfigError
 from train.system import hub
 
 if TYPE_CHECKING:
+    from data.reading.splits import Splits
     from train.inference.predictor import Predictor
 
 DATA_FLAGS = (
@@ -56,37 +57,78 @@ def add_model_flags(parser: Parser) -> None:
     )
 
 
-def add_data_flags(parser: Parser) -> None:
-    """Which images a model is judged on, as training names and reads them."""
+def add_data_flags(parser: Parser, text: str) -> None:
+    """Which images a model is judged on, as training names and reads them.
+
+    Args:
+        parser: of the command.
+        text: what --dataset is for here.
+    """
     for item in fields(DataConfig):
         if item.name in DATA_FLAGS:
-            add_flag(parser, DataConfig, item)
+            add_flag(parser, DataConfig, item, text if item.name == "dataset" else None)
     seed = next(item for item in fields(RunConfig) if item.name == "seed")
-    add_flag(parser, RunConfig, seed, "Of the training that held validation images out, if one did. Default: 42.")
+    add_flag(parser, RunConfig, seed, "Draws what is held out where --split_seed does not.")
+    parser.set_defaults(**dict.fromkeys((*DATA_FLAGS, "seed")))  # what is not given is the run's
 
 
 def data_of(values: argparse.Namespace) -> tuple[DataConfig, int]:
     """The data flags and the seed: those of the run, with what was typed; with --dataset, only what was typed.
 
     Raises:
-        ConfigError: no data set is named, and RUN is no run that names one.
+        ConfigError: no data set is named, and RUN is no run that names one; or its record is damaged.
     """
     names = (*DATA_FLAGS, "seed")
-    typed = {name: getattr(values, name) for name in names if getattr(values, name) != FLAGS[name].default}
-    recorded = {} if values.dataset else _recorded(values.run)
-    chosen = {name: recorded[name] for name in names if recorded.get(name) is not None} | typed
+    chosen = {name: value for name in names if (value := getattr(values, name)) is not None}
+    if values.dataset is None:
+        record = record_of(values.run)
+        recorded = {} if record is None else record["config"]
+        if not recorded.get("dataset"):
+            raise ConfigError(f"--dataset: name one; {values.run} does not say on which data it was trained")
+        chosen = {name: recorded[name] for name in names if recorded.get(name) is not None} | chosen
     seed = chosen.pop("seed", FLAGS["seed"].default)
-    return DataConfig(**chosen), seed
+    try:
+        return DataConfig(**chosen), seed
+    except TypeError as error:
+        raise ConfigError(f"{values.run}: {RECORD} cannot be used: {error}") from error
 
 
-def _recorded(run: str) -> dict[str, Any]:
-    """The flags of the run in a folder, or of the run whose checkpoint it is."""
-    folder = Path(files.follow(run))
-    record = next((path for path in (folder / RECORD, folder.resolve().parent / RECORD) if path.is_file()), None)
-    flags = read_record(record)["config"] if record else {}
-    if not flags.get("dataset"):
-        raise ConfigError(f"--dataset: name one; {run} does not say what it was trained on")
-    return flags
+def record_of(run: str) -> dict[str, Any] | None:
+    """The record of a run, by its folder or that of one of its checkpoints; None where there is none.
+
+    Raises:
+        ConfigError: there is one that cannot be used.
+    """
+    folder = Path(files.follow(run)).resolve()
+    places = (folder, folder.parent) if folder.is_dir() else ()  # of a name on the Hub, there is no folder
+    return next((read_record(at / RECORD) for at in places if (at / RECORD).is_file()), None)
+
+
+def load_split_of(values: argparse.Namespace, data: DataConfig, seed: int, *names: str) -> "Splits":
+    """The first of the splits `names` that the data set has, as `validation`.
+
+    Raises:
+        DataError: it cannot be read; of the run's own data, with what to do if they have moved.
+    """
+    from data import DataError
+    from train.setup.judge import load_split_to_judge
+
+    try:
+        return load_split_to_judge(data, seed, names, values.cache_dir, is_offline(data.dataset))
+    except DataError as error:
+        if values.dataset is not None:
+            raise
+        raise DataError(f"{error}; {values.run} was trained on it: if it has moved, name it with --dataset") from error
+
+
+def is_offline(name: str | None) -> bool:
+    """Whether this is a name on the Hub, and the Hub cannot be reached; says so."""
+    unreachable = hub.why_unreachable() if hub.is_hub_name(name) else None
+    if unreachable:
+        from train.system.console import say
+
+        say(f"{unreachable}: only what its local cache holds can be loaded")
+    return unreachable is not None
 
 
 def load_model_of(values: argparse.Namespace, first_classes: Sequence[str] = ()) -> "Predictor":
@@ -109,11 +151,9 @@ def load_model_of(values: argparse.Namespace, first_classes: Sequence[str] = ())
     from train.system.console import say
 
     check_trained(values.run)
-    unreachable = hub.why_unreachable() if hub.is_hub_name(values.run) else None
-    if unreachable:
-        say(f"{unreachable}: only what its local cache holds can be loaded")
+    offline = is_offline(values.run)
     precision = choose_compute(RunConfig(device=values.device, precision=values.precision))
-    where = {"revision": values.model_revision, "cache_dir": values.cache_dir, "offline": unreachable is not None}
+    where = {"revision": values.model_revision, "cache_dir": values.cache_dir, "offline": offline}
     predictor = load_predictor(values.run, precision, first_classes, **where)
     size = predictor.model.preprocessing
     say(f"model: {values.run}, {len(predictor.label_names)} classes, {size.height} x {size.width} pixels")

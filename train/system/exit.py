@@ -53,7 +53,10 @@ def explanation(error: Exception) -> tuple[str, int] | None:
     if isinstance(error, RunError):
         return str(error), 1
     if is_out_of_memory(error):
-        return "out of memory; close other programs, or lower --per_device_train_batch_size or --cache_memory", 1
+        return (
+            "out of memory; close other programs, or lower the batch size (or --cache_memory of a training)",
+            1,
+        )
     if isinstance(error, ImportError):
         return f'a library cannot be loaded: {error}; install the package again: pip install -e "."', 1
     return (str(error), 2) if isinstance(error, ConfigError | DataError | ModelError | OSError) else None

@@ -84,12 +84,12 @@ def test_the_figures_and_the_warnings_are_those_of_the_files(tmp_path):
     folder = make_run(tmp_path / "run", ["cat", "dog"], 50)
     page = page_of(folder)
     assert "Warning:</b> 1 image is in both train and validation" in page and "joined: something" in page
-    assert "there is no test split" in page and "NaN" not in page and "nan" not in page.replace("finance", "")
+    assert "no test split was evaluated" in page and "NaN" not in page and "nan" not in page.replace("finance", "")
     results = json.loads((folder / "eval_results.json").read_text())
     test = {name.replace("eval_", "test_"): value for name, value in results.items()} | {"test_accuracy": 0.4321}
     write(folder, "test_results.json", test)
     page = page_of(folder)
-    assert "43.2\u00a0%" in page and "there is no test split" not in page
+    assert "43.2\u00a0%" in page and "no test split was evaluated" not in page
     (row,) = re.findall(r'<tr><th scope="row">cat</th><td class="n">(\d+)</td>\s*<td class="n">([\d.]+)', page)
     (right, wrong), _ = results["eval_confusion"]
     assert row == (str(right + wrong), f"{100 * right / (right + wrong):.1f}")
