@@ -53,7 +53,9 @@ HERE = [(page, line) for page, line in commands() if runs_here(line)]
 def test_the_lines_that_are_not_run_are_these():
     others = {line.partition("#")[0].strip() for _, line in commands() if not runs_here(line)}
     assert others >= LISTED
-    assert sorted(line for line in others - LISTED if not line.startswith("curl ")) == []
+    assert sorted(line for line in others - LISTED if not line.startswith("curl ")) == [
+        "plainloop push my-run my-leaves --private"
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -100,6 +100,8 @@ def record_of(run: str) -> dict[str, Any] | None:
         ConfigError: there is one that cannot be used.
     """
     folder = Path(files.follow(run)).resolve()
+    if not (folder.exists() or run.startswith("builtin:") or hub.is_hub_name(run)):
+        raise ConfigError(f"{run}: there is no such folder")
     places = (folder, folder.parent) if folder.is_dir() else ()  # of a name on the Hub, there is no folder
     return next((read_record(at / RECORD) for at in places if (at / RECORD).is_file()), None)
 

@@ -140,7 +140,7 @@ def test_images_that_vanish_while_training_cost_the_pictures_and_not_the_run(dat
     monkeypatch.syspath_prepend(tmp_path)
     flags = ("--dataset", own, "--skip_bad_images", "--cache_dir", tmp_path / "cache", "--image_cache", "memory")
     assert run_here(*SHORT, *flags, "--optim", "vanishing_part:Vanishing", "--output_dir", out) == 0
-    assert "warning: TensorBoard gets no predictions" in capsys.readouterr().out
+    assert "warning: trackers get no predictions" in capsys.readouterr().out
     page = (out / "report.html").read_text()
     assert "No pictures: a validation image cannot be read any more" in page and (out / "predictions.csv").is_file()
 

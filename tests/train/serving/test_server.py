@@ -103,7 +103,8 @@ def test_sigterm_under_load_answers_every_request_whose_connection_was_accepted(
         time.sleep(1.5)
         half.sendall(data[100:])  # was still sending
         assert (status(fresh), status(half)) == (200, 200)
-        assert idle.recv(1) == b""
+        while idle.recv(4096):  # the rest of its answer; then the connection ends
+            pass
         for client in clients:
             client.join(30)
         stop.set()
