@@ -16,7 +16,7 @@ from train.commands.shared import (
     load_split_of,
     record_of,
 )
-from train.config.record import RECORD
+from train.config.record import RECORD, check_trained
 from train.errors import ConfigError
 from train.system import hub
 from train.system.console import data_only, say
@@ -51,14 +51,13 @@ def run(arguments: Sequence[str], _: Signals) -> None:
 
 def evaluated(values: argparse.Namespace) -> dict[str, Any]:
     """The document of evaluation.json; prints it in short, and writes it with --out."""
+    check_trained(values.run)
     data, seed = data_of(values)
     if values.cache_dir:
         hub.move_caches(values.cache_dir)
     # Imported only now: these take seconds, and a mistyped flag should not.
-    from train.inference.predictor import check_trained
     from train.setup.judge import document, judge
 
-    check_trained(values.run)
     splits = load_split_of(values, data, seed, *([values.split] if values.split else ["test", "validation"]))
     if values.fit_temperature:
         fit(values, data, seed)

@@ -20,7 +20,7 @@ from train.commands.shared import (
     record_of,
 )
 from train.config.flags import add_flag
-from train.config.record import RECORD
+from train.config.record import RECORD, check_trained
 from train.config.schema import DataConfig, ModelConfig, RunConfig
 from train.errors import ConfigError
 from train.export.tolerances import OF_A_PROBABILITY, OF_ACCURACY
@@ -81,6 +81,7 @@ def run(arguments: Sequence[str], _: Signals) -> None:
     """Make the file, judge it, and keep it if it passes."""
     values = parse(arguments)
     check_libraries(values.format)
+    check_trained(values.run)
     target = target_of(values)
     data, seed = data_of(values)
     predictor = load_model_of(values)

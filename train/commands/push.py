@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from data import files
 from train.commands.shared import command_parser
-from train.config.record import RECORD
+from train.config.record import RECORD, check_trained
 from train.distributed.env import world_size
 from train.errors import ConfigError
 from train.system.exit import ended
@@ -87,7 +87,6 @@ def _check_repo(name: str) -> None:
 def _model_folder(named: str) -> Path:
     """The folder to push, as far as a look at its files can tell; what is in them is checked later."""
     from train.checkpoint.manifest import MANIFEST
-    from train.inference.predictor import check_trained
 
     folder = Path(files.follow(named))
     if not folder.is_dir():

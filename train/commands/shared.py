@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from data import files
 from train.config.flags import Parser, add_flag
-from train.config.record import RECORD, read_record
+from train.config.record import RECORD, check_trained, read_record
 from train.config.schema import FLAGS, DataConfig, RunConfig
 from train.distributed.env import world_size
 from train.errors import ConfigError
@@ -148,7 +148,7 @@ def load_model_of(values: argparse.Namespace, first_classes: Sequence[str] = ())
     if values.cache_dir:
         hub.move_caches(values.cache_dir)
     # Imported only now: these take seconds, and a mistyped flag should not.
-    from train.inference.predictor import check_trained, load_predictor
+    from train.inference.predictor import load_predictor
     from train.precision import choose_compute
     from train.system.console import say
 

@@ -79,6 +79,21 @@ def is_run(output_dir: str | None) -> bool:
     return output_dir is not None and (Path(output_dir) / RECORD).is_file()
 
 
+def check_trained(model: str) -> None:
+    """Refuse what holds no trained model, before anything slow is imported or loaded.
+
+    Raises:
+        ConfigError: says what to name instead.
+    """
+    if model.startswith("builtin:"):
+        raise ConfigError(f"{model}: is built untrained; name the folder of a run")
+    folder = Path(files.follow(model))
+    if (folder / RECORD).is_file() and not (folder / "config.json").exists():
+        best = folder / "best"
+        other = f"{best} is the best model so far" if best.exists() else "it has no checkpoint either"
+        raise ConfigError(f"{model}: this run is not finished and has no model yet; {other}")
+
+
 def write_record(folder: Path, run_id: str, flags: dict[str, Any], decided: dict[str, Any]) -> None:
     """Write `run.json` and `config.yaml`; ConfigError if the folder cannot be written in."""
     try:

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -13,7 +12,7 @@ from models.classes import put_first
 from models.classifier import Classifier
 from models.loading import load_model
 from models.source import Source, read_checkpoint
-from train.config.record import RECORD
+from train.config.record import check_trained
 from train.errors import ConfigError
 from train.precision import Precision
 from train.system.device import choose_attention
@@ -112,18 +111,3 @@ def distinct(names: Sequence[str]) -> list[str]:
     """The names, with the index behind those that several classes share: ImageNet has two cranes, bird and machine."""
     counts = Counter(names)
     return [name if counts[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
-
-
-def check_trained(model: str) -> None:
-    """Refuse what holds no trained model, before anything slow is imported or loaded.
-
-    Raises:
-        ConfigError: says what to name instead.
-    """
-    if model.startswith("builtin:"):
-        raise ConfigError(f"{model}: is built untrained; name the folder of a run")
-    folder = Path(files.follow(model))
-    if (folder / RECORD).is_file() and not (folder / "config.json").exists():
-        best = folder / "best"
-        other = f"{best} is the best model so far" if best.exists() else "it has no checkpoint either"
-        raise ConfigError(f"{model}: this run is not finished and has no model yet; {other}")
