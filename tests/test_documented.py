@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from data.reading.leaves import LABEL_NAMES, png
+from data.reading.leaves import LABEL_NAMES, png, table
 from models.loading import load_model
 from tests.hub import standing_in
 from tests.running import ROOT, run_process
+from train.config.presets import BEANS_DATASET, BEANS_MODEL
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # What a comment on its line says that this machine does not have, so that it is listed here and not run.
@@ -63,7 +64,7 @@ def place(tmp_path_factory):
     """The folder that a reader is in: with the names that the lines use."""
     folder = tmp_path_factory.mktemp("reader")
     images = folder / "path" / "to" / "images"
-    for split, count in (("train", 24), ("validation", 12), ("test", 12)):
+    for split, count in (("train", 300), ("validation", 60), ("test", 60)):
         for index in range(count):
             inside = images / split / LABEL_NAMES[index % 3]
             inside.mkdir(parents=True, exist_ok=True)
@@ -73,7 +74,9 @@ def place(tmp_path_factory):
     (folder / "my_package").mkdir()
     (folder / "my_package" / "my_module.py").write_text("from torch.optim import AdamW as MyOptimizer\n")
     for name in ("my-run", "my-other-run", "runs/beans-..."):
-        done = run_process("--preset", "debug", "--dataset", images, "--seed", len(name), "--output_dir", folder / name)
+        # Long enough to know something: of a model that guesses, no temperature is the best.
+        recipe = ("--preset", "leaves", "--num_train_epochs", 12, "--eval_steps", "epoch", "--seed", len(name))
+        done = run_process(*recipe, "--dataset", images, "--output_dir", folder / name)
         assert done.returncode == 0, done.stderr
     shim = folder / "bin" / "plainloop"
     shim.parent.mkdir()
@@ -85,12 +88,14 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def hub(place, tmp_path_factory):
     """The Hub on loopback, with the data set and the model of the notebook, both small."""
-    model, data = tmp_path_factory.mktemp("vit"), tmp_path_factory.mktemp("beans")
-    load_model("builtin:tiny", list(LABEL_NAMES)).model.save_pretrained(model)
-    shutil.copytree(place / "path" / "to" / "images", data / "data")
+    model, data = tmp_path_factory.mktemp("vit"), tmp_path_factory.mktemp("beans") / "data"
+    load_model("builtin:tiny", ["LABEL_0", "LABEL_1"]).model.save_pretrained(model)
+    data.mkdir()
+    for split in ("train", "validation"):
+        table(split, 42, 30).to_parquet(data / f"{split}-00000-of-00001.parquet")
     with standing_in() as server:
-        server.add("model", "google/vit-base-patch16-224-in21k", model)
-        server.add("dataset", "AI-Lab-Makerere/beans", data)
+        server.add("models", BEANS_MODEL, model)
+        server.add("datasets", BEANS_DATASET, data.parent)
         yield server
 
 

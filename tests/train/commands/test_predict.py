@@ -160,6 +160,7 @@ def test_a_failure_leaves_the_old_file(run, images, tmp_path, capsys, monkeypatc
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".tmp")] == []
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_the_command(run, images):
     command = [sys.executable, "-c", "import sys; from train.commands.plainloop import main; sys.exit(main())"]
     many = [str(images / "1.png")] * 3000

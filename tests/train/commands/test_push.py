@@ -65,6 +65,7 @@ def listed(printed):
     return {row[0]: (int(row[1].replace(",", "")), row[-1]) for row in rows}
 
 
+@pytest.mark.slow
 def test_a_push_as_a_process_brings_model_and_card_in_one_commit(finished):
     with standing_in() as hub:
         env = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}

@@ -111,6 +111,7 @@ def test_wandb_offline_has_the_values_of_both_starts_under_one_id(resumed):
     assert config["learning_rate"] == "0.001"
 
 
+@pytest.mark.slow
 def test_nothing_is_imported_or_written_unless_asked(tmp_path):
     code = (
         "import sys; from tests.running import run_here; assert run_here(*sys.argv[1:]) == 0;"

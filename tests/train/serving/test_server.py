@@ -86,6 +86,7 @@ def asking(port, data, found, stop):
             found.append(status(connection))
 
 
+@pytest.mark.slow
 def test_sigterm_under_load_answers_every_request_whose_connection_was_accepted(run, tmp_path):
     data, found, stop = picture(0, (400, 300)), [], threading.Event()
     with process(run, tmp_path) as (started, port):
