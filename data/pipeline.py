@@ -19,6 +19,7 @@ from data.loading.streaming import Streams, batched, rows_in_order, shuffled_row
 from data.loading.workers import LEAST_SHARED, resilient_batches, shared_memory_left
 from data.plan import Batch, Plan, Sample, StreamPlan
 from data.reading.decode import Resize
+from data.reading.repeats import WARNING
 from data.reading.splits import Splits
 
 Say = Callable[[str], None]
@@ -104,10 +105,19 @@ def stored_pipeline(
     return splits, replace(pipeline, **called, **known, notes=notes, validation_image=splits.validation.read)
 
 
-def _images_to_test(test: Splits, resize: Resize, policy: CachePolicy, skip_bad: bool, notes: list[str]) -> Images:
-    """The test split: decoded once now, so that a bad image is known at once, and again when it is judged."""
+def _images_to_test(
+    test: Splits, resize: Resize, policy: CachePolicy, skip_bad: bool, notes: list[str]
+) -> Images | None:
+    """The test split: decoded once now, so that a bad image is known at once, and again when it is evaluated.
+
+    None if it has bad images that may not be left out: no reason not to train.
+    """
     known = len(test.notes)
-    sound = check_images(test, skip_bad, policy.folder)
+    try:
+        sound = check_images(test, skip_bad, policy.folder)
+    except DataError as error:
+        notes.append(f"{WARNING}no evaluation on the test split at the end: {error}")
+        return None
     notes.extend(sound.notes[known:])
     return Images(Decoded(sound.validation, resize), sound.validation.labels)
 

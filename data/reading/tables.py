@@ -229,7 +229,7 @@ def choose_splits(files: Files, dataset: str, notes: list[str]) -> dict[str, str
     validation = find_split(files, "validation")
     chosen = {"train": "train"} | ({"validation": validation} if validation else {})
     if others := sorted(set(files) - set(chosen.values())):
-        notes.append(f"neither trained nor validated on: {', '.join(others)}")
+        notes.append(f"other splits: {', '.join(others)}")
     return chosen
 
 

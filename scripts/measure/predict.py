@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from anywher
 
 from data.cores import in_threads
 from train.config.schema import RunConfig
-from train.inference.images import Found, read_image
+from train.inference.images import ImageFiles, read_image
 from train.inference.predict import predict_files
 from train.inference.predictor import Predictor, load_predictor
 from train.precision import choose_compute
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     values = parser.parse_args()
     predictor = load_predictor(values.run, choose_compute(RunConfig(precision=values.precision)))
-    images = list(Found(values.images))
+    images = list(ImageFiles(values.images))
     paths = list(itertools.islice(itertools.cycle(images), values.some))
     kinds: dict[str, Callable[[], object]] = {
         "decoding": lambda: consume(in_threads(lambda path: decoded(predictor, path), paths, "")),

@@ -118,7 +118,7 @@ def test_other_splits_and_stray_files_are_noted(tmp_path, load):
     assert (len(splits.train), len(splits.validation)) == (8, 8)
     assert splits.notes == [
         "left out: .txt: 1 file in the folder: not read as images",
-        "neither trained nor validated on: test",
+        "other splits: test",
     ]
 
 

@@ -10,13 +10,14 @@ from data import files
 from train.commands.shared import (
     add_data_flags,
     add_model_flags,
+    check_batch_size,
     command_parser,
     data_of,
     load_model_of,
     load_split_of,
     record_of,
 )
-from train.config.record import RECORD, check_trained
+from train.config.record import RECORD, check_trained, read_record
 from train.errors import ConfigError
 from train.system import hub
 from train.system.console import data_only, say
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from train.inference.predictor import Predictor
     from train.setup.judge import Judging
 
+ALREADY = 1e-3  # so close to 1, a second temperature is the first one again
 JSON, DIAGRAM = "evaluation.json", "reliability.svg"
 DESCRIPTION = """Accuracy with its interval, figures by class, calibration. Without --dataset: the run's own data. The
 data may have fewer classes than the model."""
@@ -74,7 +76,6 @@ def evaluated(values: argparse.Namespace) -> dict[str, Any]:
         from train.setup.judge import reliability_of
 
         folder = Path(values.out)
-        folder.mkdir(parents=True, exist_ok=True)
         names = judging.splits.validation.image_names()
         write_predictions(folder, metrics.predictions, names, predictor.label_names)
         files.write_text(folder / DIAGRAM, reliability_svg(reliability_of(metrics)))
@@ -101,20 +102,24 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         " predict, serve, export and every other program that loads the model give honest probabilities then.",
     )
     values = parser.parse_args(list(arguments))
-    if values.batch_size < 1:
-        raise ConfigError(f"--batch_size {values.batch_size}: must be at least 1")
+    check_batch_size(values.batch_size)
     if values.out:
         _check_folder(Path(values.out))
     return values
 
 
 def _check_folder(folder: Path) -> None:
+    """Refuse a folder that is no evaluation's, and make a new one, before anything slow, or lasting, happens."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out {folder}: is a file, not a folder")
     if (folder / RECORD).exists():
         raise ConfigError(f"--out {folder}: is the folder of a run, whose predictions.csv is its own; name another")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / JSON).exists():
         raise ConfigError(f"--out {folder}: holds something else than an evaluation; name a new folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {folder}: cannot be made: {error.strerror}") from error
 
 
 def check_same_images(values: argparse.Namespace, judging: "Judging") -> None:
@@ -122,7 +127,7 @@ def check_same_images(values: argparse.Namespace, judging: "Judging") -> None:
     validation, record = judging.splits.validation.name == "validation", record_of(values.run)
     if values.dataset is not None or not validation or record is None:
         return
-    known = record.get("validation_fingerprint")
+    known = read_record(record).get("validation_fingerprint")
     if known is not None and judging.splits.validation_fingerprint() != known:
         say("warning: these validation images, or their labels, are not those that the run was judged on")
 
@@ -139,6 +144,7 @@ def fit(values: argparse.Namespace, data: "DataConfig", seed: int) -> None:
     import torch
 
     from train.inference import temperature
+    from train.output.model_card import note_temperature
 
     folder = temperature.check_folder(values.run)
     splits = load_split_of(values, data, seed, "validation")
@@ -148,7 +154,11 @@ def fit(values: argparse.Namespace, data: "DataConfig", seed: int) -> None:
     found = temperature.fit_temperature(logits, judging.labels)
     before, after = (temperature.loss_and_error(logits / by, judging.labels) for by in (1.0, found))
     record = {"fitted_on": f"validation of {splits.dataset}", "images": len(logits), "before": before, "after": after}
+    if abs(found - 1) < ALREADY and (known := temperature.temperature_of(folder)) is not None:
+        say(f"temperature: {known:.4g}, fitted before; these images ask for no other")
+        return
     total = temperature.divide_head(folder, found, record)
+    note_temperature(folder, total, len(logits))
     changes = ", ".join(f"{name.replace('_', ' ')} {old:.4f} -> {after[name]:.4f}" for name, old in before.items())
     say(f"temperature: {total:.4g}, fitted on {len(logits)} validation images: {changes}")
     say(f"temperature: kept in {folder}; what was exported before does not have it")

@@ -22,7 +22,7 @@ from train.commands.shared import (
 from train.config.flags import add_flag
 from train.config.record import RECORD, check_trained
 from train.config.schema import DataConfig, ModelConfig, RunConfig
-from train.errors import ConfigError
+from train.errors import ConfigError, RunError
 from train.export.tolerances import OF_A_PROBABILITY, OF_ACCURACY
 from train.system.exit import ended
 from train.system.signals import Signals
@@ -102,6 +102,8 @@ def run(arguments: Sequence[str], _: Signals) -> None:
         size = made.stat().st_size
         files.flush(made)
         files.rename(made, target)
+    except OSError as error:
+        raise RunError(f"{target}: cannot be written: {error.strerror or error}") from error
     finally:
         made.unlink(missing_ok=True)
     say(f"written: {target}, {size / 1e6:.1f} MB, with the names of the classes in its metadata")

@@ -2,17 +2,20 @@
 
 import argparse
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, TextIO
 
 from data import files
-from train.commands.shared import add_model_flags, check_out, command_parser, load_model_of
+from train.commands.shared import add_model_flags, check_batch_size, check_out, command_parser, load_model_of
 from train.errors import ConfigError, RunError
 from train.system.console import data_only, say
 from train.system.exit import ended
 from train.system.signals import Signals
 
 if TYPE_CHECKING:
+    from train.inference.images import ImageFiles
     from train.inference.predict import Row
     from train.inference.tables import Shape
 
@@ -31,7 +34,7 @@ def run(arguments: Sequence[str], _: Signals) -> None:
     values = parse(arguments)
     with data_only() as stdout:
         # Imported only now: these take seconds, and a mistyped flag should not.
-        from train.inference.images import Found, check_named
+        from train.inference.images import ImageFiles, check_named
         from train.inference.predict import predict_files
         from train.inference.tables import Shape
 
@@ -39,23 +42,23 @@ def run(arguments: Sequence[str], _: Signals) -> None:
         check_out(values.out)
         predictor = load_model_of(values)
         shape = Shape(predictor.label_names, min(values.top, len(predictor.label_names)) if values.top else None)
-        found = Found(values.images)
+        found = ImageFiles(values.images)
         counted = Counted(predict_files(predictor, found, values.batch_size))
-        if values.out is None:
-            write(counted, shape, None, Standard(stdout))
-        else:
-            with files.replacing(Path(values.out)) as file:
-                write(counted, shape, values.out, file)
-        if found.left_out_count:
-            say(
-                f"left out: {found.left_out_count} files that are no images by their names: {', '.join(found.left_out)}"
-            )
-        if not counted.rows:
-            raise ConfigError(f"{', '.join(values.images[:3])}: holds no image")
+        if not counted.any():
+            raise ConfigError(f"{', '.join(values.images[:3])}: holds no image{left_out(found)}")
+        write(counted, shape, values.out, stdout)
         if values.out:
-            say(f"written: {values.out}, {counted.rows} rows")
-        if counted.unusable:
-            raise RunError(f"{counted.unusable} of {counted.rows} files could not be used; their rows say why")
+            say(f"written: {values.out}, {counted.rows} rows{left_out(found)}")
+        elif found.left_out_count:
+            say(left_out(found).removeprefix("; "))
+    if counted.unusable:
+        raise RunError(f"{counted.unusable} of {counted.rows} files could not be used; their rows say why")
+
+
+def left_out(found: "ImageFiles") -> str:
+    """What was not read in the folders."""
+    count, first = found.left_out_count, ", ".join(found.left_out)
+    return f"; left out, as no images by their names: {count} ({first}{', ...' if count > 3 else ''})" if count else ""
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -67,24 +70,25 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--top", type=int, metavar="N", help="Only the N most probable classes. Default: all.")
     parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="Images at once. Default: 32.")
     values = parser.parse_args(list(arguments))
-    for name in ("top", "batch_size"):
-        if (value := getattr(values, name)) is not None and value < 1:
-            raise ConfigError(f"--{name} {value}: must be at least 1")
+    if values.top is not None and values.top < 1:
+        raise ConfigError(f"--top {values.top}: must be at least 1")
+    check_batch_size(values.batch_size)
     if values.out and Path(values.out).suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--out {values.out}: must end in {', '.join(SUFFIXES)}")
     return values
 
 
-def write(rows: Iterable["Row"], shape: "Shape", out: str | None, file: BinaryIO) -> None:
-    """Write all rows in the form that `out` asks for.
+def write(rows: Iterable["Row"], shape: "Shape", out: str | None, stdout: TextIO) -> None:
+    """Write all rows in the form that `out` asks for, or as CSV to standard output.
 
     Raises:
-        RunError: they cannot be written.
+        RunError: they cannot be written; a file that was there before is left as it was.
     """
     from train.inference.tables import WRITERS, suffix_of
 
     try:
-        WRITERS[suffix_of(out)](rows, shape, file)
+        with files.replacing(Path(out)) if out else nullcontext(Standard(stdout)) as file:
+            WRITERS[suffix_of(out)](rows, shape, file)
     except OSError as error:
         raise RunError(f"{out or 'standard output'}: cannot be written: {error.strerror or error}") from error
 
@@ -95,6 +99,12 @@ class Counted:
     def __init__(self, rows: Iterator["Row"]) -> None:
         """Nothing has passed yet."""
         self._source, self.rows, self.unusable = rows, 0, 0
+
+    def any(self) -> bool:
+        """Whether there is a row; none is lost."""
+        first = list(islice(self._source, 1))
+        self._source = chain(first, self._source)
+        return bool(first)
 
     def __iter__(self) -> Iterator["Row"]:
         """Yield each row."""
@@ -107,7 +117,7 @@ class Counted:
 class Standard:
     """Standard output for bytes of UTF-8; ends the command once nobody reads it any more."""
 
-    def __init__(self, stream: object) -> None:
+    def __init__(self, stream: TextIO) -> None:
         """Of the stream that `data_only` gives."""
         self._stream = stream
 

@@ -32,7 +32,7 @@ def run(arguments: Sequence[str], _: Signals) -> None:
         "--out", metavar="FILE", help="Default: report.html in the run's folder; of several runs, here."
     )
     values = parser.parse_args(list(arguments))
-    if not values.runs:
+    if not values.runs or not all(values.runs):
         raise ConfigError("plainloop report: name the folders of runs")
     check_out(values.out)
     from train.recipes.runs import find_runs

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from train.commands.shared import add_model_flags, command_parser, load_model_of
+from train.commands.shared import add_model_flags, check_batch_size, command_parser, load_model_of
 from train.errors import ConfigError
 from train.system.exit import ended
 from train.system.signals import Signals
@@ -30,7 +30,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     values = parser.parse_args(list(arguments))
     if not 0 <= values.port <= 65535:
         raise ConfigError(f"--port {values.port}: is not between 0 and 65535")
-    for name in ("batch_size", "max_bytes", "max_pixels"):
+    check_batch_size(values.batch_size)
+    for name in ("max_bytes", "max_pixels"):
         if getattr(values, name) < 1:
             raise ConfigError(f"--{name} {getattr(values, name)}: must be at least 1")
     return values

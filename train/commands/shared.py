@@ -4,11 +4,12 @@ import argparse
 import os
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from data import files
+from train.config.cli import recorded
 from train.config.flags import Parser, add_flag
 from train.config.record import RECORD, check_trained, read_record
 from train.config.schema import FLAGS, DataConfig, RunConfig
@@ -24,6 +25,7 @@ DATA_FLAGS = (
     *("dataset", "train_dir", "validation_dir", "test_dir", "dataset_config_name", "image_column_name"),
     *("label_column_name", "train_val_split", "split_seed", "max_eval_samples", "skip_bad_images"),
 )
+MOST_AT_ONCE = 4096  # images of one batch
 RUN_HELP = "Folder of a finished run or of a checkpoint, or the name of a model on the Hub."
 
 
@@ -53,7 +55,10 @@ def add_model_flags(parser: Parser) -> None:
     parser.add_argument("--cache_dir", metavar="TEXT", help=FLAGS["cache_dir"].metadata["help"])
     parser.add_argument("--device", default="auto", metavar="TEXT", help=FLAGS["device"].metadata["help"])
     parser.add_argument(
-        "--precision", choices=("auto", "fp32", "bf16", "fp16", "fp64"), default="auto", help="Default: as training."
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16", "fp64"),
+        default="auto",
+        help="Default: what training on this device would choose.",
     )
 
 
@@ -73,37 +78,33 @@ def add_data_flags(parser: Parser, text: str) -> None:
 
 
 def data_of(values: argparse.Namespace) -> tuple[DataConfig, int]:
-    """The data flags and the seed: those of the run, with what was typed; with --dataset, only what was typed.
+    """The data flags and the seed: those of the run, with what was typed; of another data set, only what was typed.
 
     Raises:
         ConfigError: no data set is named, and RUN is no run that names one; or its record is damaged.
     """
-    names = (*DATA_FLAGS, "seed")
-    chosen = {name: value for name in names if (value := getattr(values, name)) is not None}
-    if values.dataset is None:
-        record = record_of(values.run)
-        recorded = {} if record is None else record["config"]
-        if not recorded.get("dataset"):
-            raise ConfigError(f"--dataset: name one; {values.run} does not say on which data it was trained")
-        chosen = {name: recorded[name] for name in names if recorded.get(name) is not None} | chosen
-    seed = chosen.pop("seed", FLAGS["seed"].default)
-    try:
-        return DataConfig(**chosen), seed
-    except TypeError as error:
-        raise ConfigError(f"{values.run}: {RECORD} cannot be used: {error}") from error
+    typed = {name: value for name in (*DATA_FLAGS, "seed") if (value := getattr(values, name)) is not None}
+    record = record_of(values.run)
+    if record is None and values.dataset is None:
+        raise ConfigError(f"--dataset: name one; {values.run} does not say on which data it was trained")
+    config = recorded(record) if record is not None and _is_from_flags(record) else None
+    if config is not None and values.dataset in (None, config.data.dataset):  # with what it held out, and how
+        seed = typed.pop("seed", config.run.seed)
+        return replace(config.data, **typed, streaming=False), seed
+    seed = typed.pop("seed", FLAGS["seed"].default)
+    return DataConfig(**typed), seed
 
 
-def record_of(run: str) -> dict[str, Any] | None:
-    """The record of a run, by its folder or that of one of its checkpoints; None where there is none.
+def _is_from_flags(record: Path) -> bool:
+    """Whether flags started the run, and not a program, which brought data of its own."""
+    return bool(read_record(record)["config"].get("dataset"))
 
-    Raises:
-        ConfigError: there is one that cannot be used.
-    """
+
+def record_of(run: str) -> Path | None:
+    """The record of a run, by its folder or that of one of its checkpoints; None where there is none."""
     folder = Path(files.follow(run)).resolve()
-    if not (folder.exists() or run.startswith("builtin:") or hub.is_hub_name(run)):
-        raise ConfigError(f"{run}: there is no such folder")
     places = (folder, folder.parent) if folder.is_dir() else ()  # of a name on the Hub, there is no folder
-    return next((read_record(at / RECORD) for at in places if (at / RECORD).is_file()), None)
+    return next((at / RECORD for at in places if (at / RECORD).is_file()), None)
 
 
 def load_split_of(values: argparse.Namespace, data: DataConfig, seed: int, *names: str) -> "Splits":
@@ -160,6 +161,12 @@ def load_model_of(values: argparse.Namespace, first_classes: Sequence[str] = ())
     size = predictor.model.preprocessing
     say(f"model: {values.run}, {len(predictor.label_names)} classes, {size.height} x {size.width} pixels")
     return predictor
+
+
+def check_batch_size(size: int) -> None:
+    """Refuse what is no number of images that fits in memory; ConfigError."""
+    if not 1 <= size <= MOST_AT_ONCE:
+        raise ConfigError(f"--batch_size {size}: must be from 1 to {MOST_AT_ONCE}")
 
 
 def check_out(out: str | None, flag: str = "--out") -> None:

@@ -15,7 +15,15 @@ from train.config.flags import Parser, build_parser
 from train.config.given import FILE, TYPED, Flags, Given, token
 from train.config.presets import PRESETS, choose_preset
 from train.config.record import check_output_dir, find_run, is_run, read_record
-from train.config.schema import BEFORE, EARLY_ENDS, IMPORTS_CODE, OF_THE_START, SECTIONS, AugmentConfig, Config
+from train.config.schema import (
+    DEFAULTS_OF_OLDER_RUNS,
+    EARLY_ENDS,
+    IMPORTS_CODE,
+    OF_THE_START,
+    SECTIONS,
+    AugmentConfig,
+    Config,
+)
 from train.config.trainer_flags import script_defaults, translate
 from train.distributed.env import is_restart, may_restart, world_size
 from train.errors import ConfigError
@@ -174,7 +182,9 @@ def _check_together(config: Config) -> None:
 
 def _stored(parser: Parser, record: Path) -> dict[str, Any]:
     """The flags in the record of a run, each checked and converted like one on the command line."""
-    stored = BEFORE | {name: value for name, value in read_record(record)["config"].items() if value is not None}
+    stored = DEFAULTS_OF_OLDER_RUNS | {
+        name: value for name, value in read_record(record)["config"].items() if value is not None
+    }
     preset = stored.pop("preset", None)
     if not isinstance(preset, str) or preset not in PRESETS:
         raise ConfigError(f"{record.parent}: was started from Python; run that program again to continue it")

@@ -8,12 +8,13 @@ from typing import Any
 
 import yaml
 
-from data import files
+from data import files, shortened
 from train.config.schema import FLAGS, OF_THE_START
 from train.errors import ConfigError
 
 RECORD = "run.json"  # written at the start of a run: its id, every flag, and what was decided automatically
 CONFIG = "config.yaml"  # the flags alone, for people, and to start the same run again
+TEMPERATURE_FILE = "temperature.json"  # what the head was divided by after the run, and on what that was fitted
 LOG = "metrics.jsonl"  # one line for each record of training and each evaluation
 
 
@@ -86,12 +87,23 @@ def check_trained(model: str) -> None:
         ConfigError: says what to name instead.
     """
     if model.startswith("builtin:"):
-        raise ConfigError(f"{model}: is built untrained; name the folder of a run")
+        raise ConfigError(f"{model}: has no trained weights; name the folder of a run")
+    if not model:
+        raise ConfigError("RUN: is empty; name the folder of a run")
     folder = Path(files.follow(model))
-    if (folder / RECORD).is_file() and not (folder / "config.json").exists():
+    if folder.is_file():
+        raise ConfigError(f"{model}: is a file; name the folder of a run")
+    if not folder.exists() and (model.startswith((".", "/", "~")) or model.count("/") > 1):  # no name on the Hub either
+        raise ConfigError(f"{model}: there is no such folder")
+    if not folder.is_dir() or (folder / "config.json").exists():
+        return
+    if (folder / RECORD).is_file():
         best = folder / "best"
         other = f"{best} is the best model so far" if best.exists() else "it has no checkpoint either"
         raise ConfigError(f"{model}: this run is not finished and has no model yet; {other}")
+    if runs := sorted(str(path.parent) for path in folder.glob(f"*/{RECORD}")):
+        raise ConfigError(f"{model}: holds several runs; name one of them: {shortened(runs, 3)}")
+    raise ConfigError(f"{model}: holds no model (config.json); name the folder of a run")
 
 
 def write_record(folder: Path, run_id: str, flags: dict[str, Any], decided: dict[str, Any]) -> None:

@@ -19,11 +19,17 @@ def tracker_names(report_to: str) -> list[str]:
     if asked == ["none"]:
         return []
     if asked == ["all"]:
-        return [name for name in TRACKERS if find_spec(name)]
+        return [name for name in TRACKERS if is_installed(name)]
     if not asked or (unknown := [name for name in asked if name not in TRACKERS]):
         wrong = f" {' '.join(unknown)[:80]}" if asked else ""
         raise ConfigError(f"--report_to{wrong}: the trackers are {', '.join(TRACKERS)}; or say all, or none")
     return asked
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package can be imported; a folder of its name here, such as wandb's own logs, is none."""
+    found = find_spec(package)
+    return found is not None and found.origin is not None
 
 
 def check_installed(names: list[str]) -> None:
@@ -33,5 +39,5 @@ def check_installed(names: list[str]) -> None:
         ConfigError: says what to install.
     """
     for name in names:
-        if find_spec(name) is None:
+        if not is_installed(name):
             raise ConfigError(f"--report_to {name}: needs the package: pip install {TRACKERS[name]}")

@@ -369,8 +369,8 @@ OF_THE_START = (
     "sweep",
     "folds",
 )
-# What the record of a run lacks that an earlier version started: as that version did it.
-BEFORE = {"test_at_end": False}
+# For what the record of a run lacks that an earlier version started: as that version did it.
+DEFAULTS_OF_OLDER_RUNS = {"test_at_end": False}
 # What ends a run early: a resume may change it, though another length is another recipe.
 EARLY_ENDS = ("early_stopping_patience", "until", "max_time")
 # Flags that change what is shown or kept, or the speed, but no bit of the weights.

@@ -2,13 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from data import files
-from train.config.record import RECORD
+from train.config.record import RECORD, read_record
 
 
-def model_name(run: str, record: dict[str, Any] | None, revision: str | None) -> str:
+def model_name(run: str, record: Path | None, revision: str | None) -> str:
     """Which model this is, for the file's metadata: `run b04faa6e6651, update 260`, or its name. No path."""
     folder = Path(files.follow(run)).resolve()
     if record is None:
@@ -16,7 +15,7 @@ def model_name(run: str, record: dict[str, Any] | None, revision: str | None) ->
     update = folder.name.removeprefix("checkpoint-")
     if (folder / RECORD).is_file():
         update = _best_update(folder)
-    return f"run {record['run_id']}" + (f", update {update}" if update.isdecimal() else "")
+    return f"run {read_record(record)['run_id']}" + (f", update {update}" if update.isdecimal() else "")
 
 
 def _best_update(folder: Path) -> str:

@@ -13,7 +13,7 @@ MOST_NAMED = 3
 
 
 @dataclass
-class Found:
+class ImageFiles:
     """The images, in order, and what was left out on the way, which is known once all are read."""
 
     named: Sequence[str]

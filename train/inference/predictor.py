@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -93,6 +94,8 @@ def load_predictor(
     """
     check_trained(model)
     name = files.follow(model)
+    if offline and not Path(name).exists():
+        raise ConfigError(f"{model}: there is no such folder, and as a name on the Hub, its cache does not hold it")
     source = Source(name, revision, cache_dir, offline)
     with source.explained():
         classes = read_checkpoint(source).classes
@@ -109,5 +112,12 @@ def load_predictor(
 
 def distinct(names: Sequence[str]) -> list[str]:
     """The names, with the index behind those that several classes share: ImageNet has two cranes, bird and machine."""
-    counts = Counter(names)
-    return [name if counts[name] == 1 else f"{name} ({index})" for index, name in enumerate(names)]
+    counts, taken = Counter(names), set(names)
+    found = []
+    for index, name in enumerate(names):
+        other = name if counts[name] == 1 else f"{name} ({index})"
+        while other in taken and counts[name] > 1:
+            other += "'"
+        taken.add(other)
+        found.append(other)
+    return found

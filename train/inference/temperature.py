@@ -1,23 +1,23 @@
-"""Temperature scaling (C. Guo et al., 2017): one number that makes a model's probabilities honest."""
+"""Temperature scaling (C. Guo et al., 2017): one number that calibrates a model's probabilities."""
 
 import json
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from data import files
 from models.family import HEAD
 from models.saving import WEIGHTS_FILE
 from train.checkpoint.manifest import MANIFEST
+from train.config.record import TEMPERATURE_FILE
 from train.errors import ConfigError, RunError
 from train.inference.calibration import expected_calibration_error, reliability
 
-LEAST, MOST = 0.1, 10.0  # beyond, the images cannot tell one
+LEAST, MOST = 0.1, 10.0  # outside this range a fit is unreliable
 TEMPERATURE = "temperature"  # in the header of model.safetensors: what the head was divided by
-RECORD = "temperature.json"
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
@@ -42,10 +42,12 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     low, high = 1 / MOST, 1 / LEAST
     if slope(low) >= 0 or slope(high) <= 0:
         side = f"above {MOST:g}" if slope(low) >= 0 else f"below {LEAST:g}"
-        why = "the model knows nothing of them" if slope(low) >= 0 else "too few of them are mistakes"
+        unsure = bool((logits.argmax(-1) != labels).any())
+        below = "it is far too unsure; train it longer" if unsure else "it makes no mistake on them"
+        why = "it is wrong, and sure of it, on most of them" if slope(low) >= 0 else below
         raise RunError(
-            f"--fit_temperature: the best temperature for these {len(labels)} images lies {side}: {why}; the model is"
-            " left as it is"
+            f"--fit_temperature: the best temperature for these {len(labels)} images lies {side}: {why}; the model"
+            " is left as it is"
         )
     for _ in range(60):
         middle = (low + high) / 2
@@ -76,7 +78,7 @@ def check_folder(folder: str) -> Path:
 
 
 def divide_head(folder: Path, temperature: float, record: dict[str, object]) -> float:
-    """Divide the head's weights by a temperature, for good, so that everything that loads the model has it.
+    """Divide the head's weights by a temperature, for good, so every program that loads the model gets scaled logits.
 
     Logits are linear in the head: whoever computes softmax(logits), which includes pipelines of transformers and
     exported graphs, gets softmax(old logits / temperature) and needs to know nothing of it.
@@ -103,15 +105,14 @@ def divide_head(folder: Path, temperature: float, record: dict[str, object]) -> 
         files.rename(made, path)
     finally:
         made.unlink(missing_ok=True)
-    files.write_text(folder / RECORD, json.dumps({"temperature": total, **record}, indent=2) + "\n")
+    files.write_text(folder / TEMPERATURE_FILE, json.dumps({"temperature": total, **record}, indent=2) + "\n")
     return total
 
 
 def temperature_of(folder: Path) -> float | None:
-    """What the head in a folder was divided by; None if it is as it was trained."""
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
+    """What the head in a folder was divided by; None if it is as it was trained, or the file cannot be read."""
+    try:
+        with safe_open(folder / WEIGHTS_FILE, "pt") as stored:
+            return float((stored.metadata() or {})[TEMPERATURE])
+    except (OSError, SafetensorError, KeyError, ValueError):
         return None
-    with safe_open(path, "pt") as stored:
-        found = (stored.metadata() or {}).get(TEMPERATURE)
-    return float(found) if found else None

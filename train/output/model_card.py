@@ -59,12 +59,25 @@ def write_model_card(
     files.write_text(folder / "README.md", card)
 
 
+def note_temperature(folder: Path, temperature: float, images: int) -> None:
+    """Say in the card, if there is one, that the logits are scaled, which changes its losses and no label."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return
+    line = (
+        f"After these figures were measured, the logits were divided by {temperature:.4g}, a temperature fitted on"
+        f" {images} validation images: labels are the same, probabilities and losses are not.\n\n"
+    )
+    text = re.sub(rf"{line[:40]}.*\n\n", "", card.read_text(encoding="utf-8"))
+    files.write_text(card, text.replace("## Use\n", f"{line}## Use\n", 1))
+
+
 def _on_test(test: dict[str, Any] | None) -> str:
     if test is None:
-        return "These images chose the model, which flatters it. It was evaluated on no test split."
+        return "These images selected the model, so these figures are optimistic. No test split was evaluated."
     low, high = test["test_accuracy_wilson_95"]
     rows = [
-        f"| on {test['test_samples']} test images, which chose nothing | |",
+        f"| on {test['test_samples']} test images, which selected nothing | |",
         "|---|---|",
         f"| accuracy | {test['test_accuracy']:.4f} (95 % Wilson interval {low:.4f} to {high:.4f}) |",
         *(f"| {title} | {test[f'test_{name}']:.4f} |" for name, title in TITLES.items()),

@@ -16,14 +16,13 @@ from models.classifier import Classifier
 from models.loading import LoadedModel, load_model
 from train.checkpoint.best import evaluations, keep_sound_best
 from train.checkpoint.manifest import MODEL_FILES, CheckpointError, verify
-from train.config.record import read_log
+from train.config.record import TEMPERATURE_FILE, read_log
 from train.config.schema import FLAGS, FREE, IMPORTS_CODE, Config, RecipeConfig
 from train.distributed.collectives import on_rank_zero
-from train.distributed.env import rank
+from train.distributed.env import rank, world_size
 from train.distributed.parallel import shard
 from train.errors import RunError
 from train.evaluate import Metrics, evaluate, of_first_classes
-from train.inference.temperature import RECORD as TEMPERATURE_RECORD
 from train.inference.temperature import temperature_of
 from train.output.model_card import write_model_card
 from train.output.pictures import MOST_CLASSES, confusion_picture, prediction_picture
@@ -71,8 +70,8 @@ def finish(
     model = _reloaded(checkpoint, config, decided["attention"], state.precision, data.label_names)
     metrics = evaluate(model, data.validation_batches(), state.precision, data.label_names, with_predictions=True)
     check_reevaluation(state.best, metrics)
-    test = judge_test(model, data, state.precision)
     on_rank_zero(lambda: export(checkpoint, folder))
+    test = evaluate_on_test(model, data, state.precision)
     if rank() != 0:
         return
     evaluation = eval_results(metrics) | {"epoch": plan.epoch(state.best.step)}
@@ -95,16 +94,26 @@ def write_results(
     for name, part in parts.items():
         if part is not None:
             write_json(folder / f"{name}_results.json", part)
-        else:  # of an earlier end of this run, which evaluated on one
+        else:  # left by an earlier finish that had a test split
             (folder / f"{name}_results.json").unlink(missing_ok=True)
     write_json(folder / "all_results.json", evaluation | (test or {}) | training)
 
 
-def judge_test(model: Classifier, data: DataPipeline, precision: Precision) -> dict[str, Any] | None:
-    """The chosen model's figures on the test split, which chose nothing; None without one. All processes call it."""
+def evaluate_on_test(model: Classifier, data: DataPipeline, precision: Precision) -> dict[str, Any] | None:
+    """The best model's figures on the test split; None without one. Collective: every rank calls it.
+
+    Raises:
+        DataError: in several processes, an image cannot be read any more; a single one warns and returns None.
+    """
     if data.test_batches is None:
         return None
-    metrics = evaluate(model, data.test_batches(), precision, data.label_names)
+    try:
+        metrics = evaluate(model, data.test_batches(), precision, data.label_names)
+    except (DataError, WorkerError) as error:
+        if world_size() > 1:  # the other processes wait for this one's counts
+            raise DataError(f"{error}; --no_test_at_end finishes without the test split") from error
+        say(f"warning: no evaluation on the test split: {error}")
+        return None
     return {name.replace("eval_", "test_", 1): value for name, value in eval_results(metrics).items()}
 
 
@@ -144,7 +153,8 @@ def print_summary(
         low, high = test["test_accuracy_wilson_95"]
         say(
             f"test: accuracy {test['test_accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}) on"
-            f" {test['test_samples']} images that chose nothing; validation, which chose this model, flatters it"
+            f" {test['test_samples']} images that selected nothing; the validation figure is optimistic, as it selected"
+            " this model"
         )
     say(f"next: {evaluation_command(folder, config)}")
     if "tensorboard" in config.run.trackers:
@@ -228,7 +238,7 @@ def export(checkpoint: Path, folder: Path) -> None:
         ) from error
     if (temperature := temperature_of(folder)) is not None:
         say(f"the temperature that was fitted here, {temperature:.4g}, is lost: the model is exported anew")
-        (folder / TEMPERATURE_RECORD).unlink(missing_ok=True)
+        (folder / TEMPERATURE_FILE).unlink(missing_ok=True)
     for name in MODEL_FILES:
         files.copy(checkpoint / name, folder / name)
         if files.sha256(folder / name) != listed[name]["sha256"]:
@@ -258,6 +268,8 @@ def write_page(folder: Path, image: ImageBytes | None) -> None:
     except Exception as error:  # whatever it is: no reason to call a trained model failed
         again = shlex.join(["plainloop", "report", str(folder)])
         say(f"warning: {folder / PAGE} is not written: {error}; to try again: {again}")
+    else:
+        say(f"report: {folder / PAGE}")
 
 
 def print_evaluation(loaded: LoadedModel, data: DataPipeline, precision: Precision) -> None:

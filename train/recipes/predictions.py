@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -79,6 +80,8 @@ def read_images(folder: Path, label_names: list[str]) -> tuple[list[str], list[P
             Prediction(index, position[label], position[predicted], *map(float, numbers))
             for index, (_, label, predicted, *numbers) in enumerate(rows)
         ]
+        if not all(math.isfinite(found.probability + found.label_probability) for found in predictions):
+            raise ValueError("a probability")
     except (KeyError, ValueError) as error:
         raise ConfigError(
             f"{folder / PREDICTIONS}: cannot be used: {error} is no class of the run, or no number"

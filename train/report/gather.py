@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.config.record import RECORD, is_run, read_log, read_record
+from train.config.record import RECORD, TEMPERATURE_FILE, is_run, read_log, read_record
 from train.errors import ConfigError
 from train.recipes.predictions import PREDICTIONS, Prediction, read_images
 
@@ -24,6 +24,7 @@ class Gathered:
     training: dict[str, Any]  # train_results.json
     test: dict[str, Any]  # test_results.json, where there is one
     best_step: int | None
+    temperature: float | None  # that the logits were divided by after all this was measured
     images: list[str]  # names of the validation images
     predictions: list[Prediction]
 
@@ -51,14 +52,14 @@ def gather(folder: Path) -> Gathered:
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{folder / RECORD}: cannot be used: it names no classes")
     if not (folder / PREDICTIONS).is_file():  # what else lies there is of an earlier end
-        return Gathered(folder, record, log, False, {}, {}, {}, None, [], [])
+        return Gathered(folder, record, log, False, {}, {}, {}, None, None, [], [])
     evaluation, training = (_read(folder / f"{part}_results.json") for part in ("eval", "train"))
     test = _read(folder / "test_results.json") if (folder / "test_results.json").exists() else {}
     state = _read(folder / "trainer_state.json")
     images, predictions = read_images(folder, names)
-    gathered = Gathered(
-        folder, record, log, True, evaluation, training, test, state.get("best_global_step"), images, predictions
-    )
+    scaled = _read(folder / TEMPERATURE_FILE) if (folder / TEMPERATURE_FILE).exists() else {}
+    best, temperature = state.get("best_global_step"), scaled.get("temperature")
+    gathered = Gathered(folder, record, log, True, evaluation, training, test, best, temperature, images, predictions)
     checked(folder, lambda: _check(gathered))
     return gathered
 
@@ -67,7 +68,7 @@ def checked(folder: Path, work: Callable[[], Any]) -> Any:
     """What `work` returns; ConfigError if it stumbles over a value that no run writes."""
     try:
         return work()
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError) as error:
         raise ConfigError(f"{folder}: cannot be used: {type(error).__name__} {error}") from error
 
 

@@ -45,7 +45,8 @@ def render(runs: list[Gathered], pictures: list[Pictures]) -> str:
             for number, (run, made) in enumerate(zip(runs, shown, strict=True))
         ]
         mark = f"{MARK}{WITH_PICTURES}" if any(made.by_index for made in shown) else MARK
-        page = re.sub(r"\n\s+", "\n", template.render(mark=mark, sections=sections, beside=beside))
+        page = checked(runs[0].folder, partial(template.render, mark=mark, sections=sections, beside=beside))
+        page = re.sub(r"\n\s+", "\n", page)
         if len(page.encode()) <= MOST_BYTES:
             return page
     raise ConfigError(f"the page of {len(runs)} runs would be larger than {MOST_BYTES // 10**6} MB; name fewer")

@@ -45,7 +45,7 @@ def section(run: Gathered, pictures: Pictures, share: int, number: int) -> dict[
         "balance": balance(run),
         "time": times(run),
         "warnings": [note.removeprefix(WARNING) for note in notes if note.startswith(WARNING)],
-        "notes": [note for note in notes if not note.startswith(WARNING)],
+        "notes": [note for note in notes if not note.startswith(WARNING)] + scaled(run),
         "environment": environment(run),
         "command": command(flags),
         "preset_reason": run.record.get("preset_reason"),
@@ -67,6 +67,13 @@ def section(run: Gathered, pictures: Pictures, share: int, number: int) -> dict[
         "worst": [shown(run, image) for image in worst(run.predictions)],
         "right": [shown(run, image) for image in some_right(run.predictions)],
     }
+
+
+def scaled(run: Gathered) -> list[str]:
+    """A note, if the model's probabilities are no longer those of this page."""
+    if run.temperature is None:
+        return []
+    return [f"after these figures were measured, the logits were divided by a temperature of {run.temperature:.4g}"]
 
 
 def state(run: Gathered) -> str | None:
@@ -195,7 +202,7 @@ def shown(run: Gathered, image: Prediction) -> dict[str, Any]:
     """What stands under a picture."""
     return {
         "index": image.index,
-        "name": run.images[image.index],
+        "name": "/".join(run.images[image.index].split("/")[-3:]),  # split, class and file, of a folder
         "label": run.label_names[image.label],
         "predicted": run.label_names[image.predicted],
         "right": image.label == image.predicted,

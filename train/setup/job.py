@@ -1,6 +1,7 @@
 """From inputs to everything that `fit` takes: state, data and output."""
 
 import platform
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,9 +61,11 @@ def build_job(config: Config, inputs: Inputs, lock: Lock) -> Job:
     """Optimizer, schedule and output; of a resumed run, as the checkpoint has them."""
     recipe, plan, model = config.recipe, inputs.data.plan, inputs.loaded.model
     loss_sum_fn, mix = choose_loss(config.augment, inputs)
-    names, data, estimate = inputs.data.label_names, inputs.data, {}
+    names, data, estimate, preparation = inputs.data.label_names, inputs.data, {}, inputs.preparation_seconds
     if why_features_change(config) is None:
+        started = time.perf_counter()
         data, features = on_features(inputs, recipe.per_device_eval_batch_size, cache_policy(config))
+        preparation += time.perf_counter() - started
         if config.run.folds:
             estimate = {"folds": estimate_by_folds(config, inputs, features, loss_sum_fn)}
     if inputs.checkpoint and not estimate:  # made at an earlier start
@@ -78,7 +81,7 @@ def build_job(config: Config, inputs: Inputs, lock: Lock) -> Job:
             "train_counts": train_counts(inputs.splits),
             "validation_images": len(inputs.splits.validation),
             "data_notes": inputs.splits.notes,
-            "preparation_seconds": inputs.preparation_seconds,
+            "preparation_seconds": preparation,
         }
     )
     output = open_output(config, state, decided, inputs.checkpoint, lock, weights_loaded=not inputs.loaded.new_head)

@@ -98,7 +98,7 @@ def test_a_column_cannot_be_named_where_there_is_no_table(kind, tmp_path):
 
 def test_a_test_split_is_neither_trained_nor_validated_on(tmp_path):
     train, validation, _, notes = counts(write(tmp_path / "d", class_folders("Training/", "Testing/", count=10)))
-    assert (train, validation) == (16, 4) and "neither trained nor validated on: test" in notes
+    assert (train, validation) == (16, 4) and "other splits: test" in notes
 
 
 def test_two_folders_for_one_split_are_refused(tmp_path):

@@ -12,6 +12,7 @@ from data.reading.leaves import LABEL_NAMES, png
 from models.loading import load_model
 from tests.running import records, run_here, same_tensors, weights
 from train.commands.plainloop import main as plainloop
+from train.evaluate import evaluate as evaluate_split
 from train.inference.predictor import load_predictor
 from train.precision import Precision
 
@@ -54,7 +55,7 @@ def test_a_run_ends_with_one_evaluation_on_the_test_split(run):
     test, everything = (json.loads((run / name).read_text()) for name in ("test_results.json", "all_results.json"))
     assert test["test_samples"] == 30 and test.items() <= everything.items()
     card = (run / "README.md").read_text()
-    assert f"accuracy | {test['test_accuracy']:.4f}" in card and "on 30 test images, which chose nothing" in card
+    assert f"accuracy | {test['test_accuracy']:.4f}" in card and "on 30 test images, which selected nothing" in card
     assert not any("test" in name for line in records(run) for name in line)  # nothing of it while training
 
 
@@ -62,7 +63,7 @@ def test_the_test_split_changes_no_bit_of_the_run(run, leaves, tmp_path):
     assert run_here("--preset", "debug", "--dataset", leaves, "--output_dir", tmp_path / "o", "--no_test_at_end") == 0
     assert same_tensors(weights(run), weights(tmp_path / "o")) and records(run) == records(tmp_path / "o")
     assert not (tmp_path / "o" / "test_results.json").exists()
-    assert "It was evaluated on no test split" in (tmp_path / "o" / "README.md").read_text()
+    assert "No test split was evaluated" in (tmp_path / "o" / "README.md").read_text()
 
 
 def test_evaluate_agrees_with_what_the_run_recorded(run, capsys):
@@ -181,3 +182,50 @@ def test_a_run_of_before_the_flag_goes_on_without_a_test(leaves, tmp_path):
 def test_what_cannot_be_judged_is_refused_in_one_line(run, capsys, arguments, message):
     code, _, err = evaluate(capsys, run, *arguments)
     assert code == 2 and message in err.splitlines()[-1]
+
+
+def test_one_bad_test_image_is_no_reason_not_to_train(leaves, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(leaves, data)
+    (data / "test" / "healthy" / "2.png").write_bytes(b"broken")
+    assert run_here("--preset", "debug", "--dataset", data, "--output_dir", tmp_path / "run", "--max_steps", 6) == 0
+    said = capsys.readouterr().out
+    assert "warning: no evaluation on the test split at the end: 1 of 30 images" in said
+    assert not (tmp_path / "run" / "test_results.json").exists() and (tmp_path / "run" / "predictions.csv").exists()
+
+
+def test_a_test_image_that_vanishes_costs_the_test_and_not_the_run(leaves, tmp_path, capsys, monkeypatch):
+    data, out = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(leaves, data)
+    flags = ("--preset", "debug", "--dataset", data, "--output_dir", out, "--max_steps", 6)
+
+    def evaluate_then_lose_an_image(*arguments, **options):
+        metrics = evaluate_split(*arguments, **options)
+        (data / "test" / "healthy" / "2.png").unlink(missing_ok=True)
+        return metrics
+
+    monkeypatch.setattr("train.output.results.evaluate", evaluate_then_lose_an_image)
+    assert run_here(*flags) == 0
+    assert "warning: no evaluation on the test split: " in capsys.readouterr().out
+    assert (out / "model.safetensors").exists() and (out / "predictions.csv").exists()
+    assert not (out / "test_results.json").exists()
+
+
+def test_the_same_data_are_held_out_again_however_they_are_named(leaves, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(leaves / "train", data / "train")
+    flags = ("--preset", "debug", "--dataset", data, "--seed", 7, "--output_dir", tmp_path / "run")
+    assert run_here(*flags) == 0
+    own, named = found(capsys, tmp_path / "run"), found(capsys, tmp_path / "run", "--dataset", data)
+    assert own == named and own["loss"] == pytest.approx(
+        json.loads((tmp_path / "run" / "eval_results.json").read_text())["eval_loss"], abs=1e-6
+    )
+
+
+def test_a_temperature_is_said_in_the_card_once_and_the_page(run, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "copy", symlinks=True)
+    for _ in range(2):
+        assert evaluate(capsys, copy, "--fit_temperature")[0] == 0
+    assert (copy / "README.md").read_text().count("the logits were divided by") == 1
+    assert plainloop(["report", str(copy)]) == 0
+    assert "the logits were divided by a temperature of" in (copy / "report.html").read_text()

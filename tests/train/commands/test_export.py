@@ -157,7 +157,7 @@ def test_what_cannot_be_used_is_refused_in_a_line(leaves, tmp_path, capsys):
         ((leaves, "--out", tmp_path), "is a folder"),
         ((leaves, "--out", tmp_path / "no" / "file"), "there is no folder"),
         ((tmp_path / "no" / "run", "--out", tmp_path / "x"), "there is no such folder"),
-        (("builtin:tiny", "--out", tmp_path / "x"), "is built untrained"),
+        (("builtin:tiny", "--out", tmp_path / "x"), "has no trained weights"),
         ((leaves, "--train_val_split", 2), "between 0 and 1"),
     ):
         assert reason in export(capsys, *arguments, code=2), arguments

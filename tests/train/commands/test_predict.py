@@ -95,7 +95,7 @@ def test_files_that_cannot_be_used_are_rows_in_their_place_and_the_code_is_1(run
     code, out, err = predict(capsys, run, images)
     bad = {row["path"].removeprefix(f"{images}/"): row["error"] for row in rows_of(out) if row["error"]}
     assert code == 1 and "5 of 12 files could not be used" in err
-    assert "left out: 1 files that are no images by their names" in err and "notes.txt" in err
+    assert "left out, as no images by their names: 1 (" in err and "notes.txt" in err
     assert "not a JPEG" in bad.pop("1.png") and "cannot be decoded" in bad.pop("2.png")
     assert bad == {
         "3b.png": "cannot be read: is no ordinary file",
@@ -129,8 +129,8 @@ def test_names_that_are_not_utf_8_or_formulas_are_written(run, images, tmp_path,
         (["RUN", "IMAGES", "--out", "x.txt"], "--out x.txt: must end in .csv, .jsonl, .parquet"),
         (["RUN", "IMAGES", "--out", "no/x.csv"], "there is no folder no"),
         (["RUN", "EMPTY"], "holds no image"),
-        (["builtin:tiny", "IMAGES"], "is built untrained"),
-        (["EMPTY", "IMAGES"], "holds no config.json"),
+        (["builtin:tiny", "IMAGES"], "has no trained weights"),
+        (["EMPTY", "IMAGES"], "holds no model (config.json)"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(run, images, tmp_path, capsys, arguments, message):
@@ -192,3 +192,4 @@ def test_memory_of_waiting_rows_is_bounded_however_many_files_are_bad(images, tm
 
 def test_equal_class_names_are_told_apart():
     assert distinct(["crane", "dog", "crane"]) == ["crane (0)", "dog", "crane (2)"]
+    assert len(set(distinct(["x", "x", "x (0)", "x (1)'"]))) == 4

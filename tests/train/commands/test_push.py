@@ -144,7 +144,7 @@ def test_what_is_no_finished_run_is_refused(finished, tmp_path, capsys):
     assert run_here("--preset", "debug", "--output_dir", tmp_path / "half", "--stop_after", 6) == 0
     assert "is not finished" in refused(capsys, tmp_path / "half", "x", "--dry_run")
     (tmp_path / "empty").mkdir()
-    assert "holds no config.json" in refused(capsys, tmp_path / "empty", "x", "--dry_run")
+    assert "holds no model (config.json)" in refused(capsys, tmp_path / "empty", "x", "--dry_run")
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b/c", "/x", "x--y", "-x", "", "me/", "a b", "x.git", "ä", "x\ny"])

@@ -31,10 +31,16 @@ def test_it_is_the_one_with_the_least_loss():
 
 def test_where_every_image_is_right_no_temperature_is_the_best():
     logits = torch.eye(3).repeat(4, 1) * 5
-    with pytest.raises(RunError, match="too few of them are mistakes"):
+    with pytest.raises(RunError, match="makes no mistake"):
         fit_temperature(logits, logits.argmax(-1))
-    with pytest.raises(RunError, match="the model knows nothing of them"):
+    with pytest.raises(RunError, match="wrong, and sure of it"):
         fit_temperature(logits, (logits.argmax(-1) + 1) % 3)
+
+    unsure = logits * 1e-3
+    labels = unsure.argmax(-1)
+    labels[0] = 1
+    with pytest.raises(RunError, match="far too unsure"):
+        fit_temperature(unsure, labels)
 
 
 def test_the_calibration_error_by_hand():

@@ -177,5 +177,5 @@ def test_names_of_trackers():
 
 def test_a_missing_package_is_an_error_at_once(monkeypatch):
     monkeypatch.setitem(TRACKERS, "no_such_package", '-e ".[x]"')
-    with pytest.raises(ConfigError, match=r'--report_to no_such_package: needs the package: pip install "plainloop\[x'):
+    with pytest.raises(ConfigError, match=r'--report_to no_such_package: needs the package: pip install -e ".\[x'):
         check_installed(["tensorboard", "no_such_package"])
