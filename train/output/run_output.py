@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, Self
 
 import torch
@@ -35,6 +36,7 @@ class RunOutput:
         """
         self.folder, self._checkpoints, self._lock = checkpoints.folder, checkpoints, lock
         self._total, self._shown, self._images = total_updates, {}, 0
+        self.on_evaluation: Callable[[dict[str, float]], None] | None = None  # called on all ranks
         self._writes = rank() == 0
         if not self._writes:
             return
@@ -93,6 +95,8 @@ class RunOutput:
             f"update {state.step}/{self._total}  epoch {epoch:.2f}  eval loss {metrics.values['loss']:.4f}"
             f"  accuracy {metrics.values['accuracy']:.4f}{chooses}{'  best so far' if improved else ''}"
         )
+        if self.on_evaluation is not None:
+            self.on_evaluation({"step": state.step, "epoch": epoch} | logged)
 
     def save_checkpoint(self, state: TrainState) -> None:
         """Save the state, and how long the log is; in the background if the run says so."""
