@@ -25,6 +25,8 @@ class Cluster:
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     folder: str = field(default_factory=lambda: tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # sockets need short names
 
+    address: str | None = None
+
     def environment(self):
         # Asks the workers ten times as often as by default, which a report of metrics waits for.
         quick = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_AUTH_MODE": "disabled"}
@@ -45,12 +47,18 @@ class Cluster:
         wait_for(lambda: "Ray runtime started" in log.read_text())
 
     def train(self, *flags, log=None):
-        """Start `plainloop ray train` with these flags on two workers of this cluster."""
-        words = [*PLAINLOOP, "ray", "train", "--num_workers", "2", "--address", self.address, *map(str, flags)]
+        """Start `plainloop ray train` with these flags on two workers: of this cluster, or of one of its own."""
+        words = [*PLAINLOOP, "ray", "train", "--num_workers", "2", *map(str, flags)]
+        words += ["--address", self.address] if self.address else []
         output = log.open("a") if log else subprocess.PIPE
         return subprocess.Popen(
             words, env=self.environment(), stdout=output, stderr=subprocess.STDOUT, text=True, cwd=ROOT
         )
+
+    def attempts(self):
+        """How often a group of workers was started, by all commands together."""
+        logs = Path(self.folder).rglob("ray-train-sys-controller-*.log")
+        return sum(log.read_text().count("Attempting to start training worker group") for log in logs)
 
     def workers(self):
         """Process ids of the workers that train."""
@@ -62,16 +70,13 @@ class Cluster:
         return [process for process in found if self.mark in _read(process, "environ")]
 
     def stop(self):
-        """End Ray as `ray start --block` does when asked to; whatever is left of it then is an error."""
-        self.process.terminate()
-        self.process.wait(60)
-        try:
-            wait_for(lambda: not self.processes(), 30)
-        finally:
-            for process in self.processes():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Kill every process of it, which takes less time than Ray does to end them."""
+        for process in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        wait_for(lambda: not self.processes())
+        self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _read(process, name):

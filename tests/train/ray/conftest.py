@@ -13,4 +13,4 @@ def cluster():
         found.start()
         yield found
     finally:
-        found.stop()  # which fails if it leaves a process behind
+        found.stop()

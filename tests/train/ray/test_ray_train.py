@@ -12,6 +12,7 @@ import pytest
 from tests.reliability.groups import start_group
 from tests.reliability.harness import finish, outcome, wait_for
 from tests.running import ROOT, records, same_tensors, weights
+from tests.train.ray.cluster import Cluster
 
 SHORT = (
     *("--preset", "debug", "--max_train_samples", 44, "--max_eval_samples", 23, "--logging_steps", 1),
@@ -101,56 +102,45 @@ def bad_image(tmp_path_factory):
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (("--dataset", "/no/such/folder"), "/no/such/folder"),
-        (("--dataset", "BAD"), "2.png"),
-        (("--optim", "adamw", "--optim_args", "eps=-1"), "--optim adamw"),
-    ],
-    ids=["missing data set", "bad image", "wrong value"],
-)
-def test_what_a_worker_cannot_use_ends_the_run_once(flags, said, cluster, bad_image, tmp_path):
-    flags = [str(bad_image) if word == "BAD" else word for word in flags]
-    words = (*SHORT, 20, "--max_failures", 3, *flags, "--output_dir", tmp_path / "run", "--image_cache", "none")
-    run = cluster.train(*words)
+def test_an_image_that_one_worker_cannot_read_ends_the_run_once(cluster, bad_image, tmp_path):
+    before = cluster.attempts()
+    flags = ("--max_failures", 3, "--dataset", bad_image, "--image_cache", "none", "--output_dir", tmp_path / "run")
+    run = cluster.train(*SHORT, 20, *flags)
+    assert "2.png" in the_error(run)
+    assert cluster.attempts() - before == 1 and not cluster.workers()
+
+
+@pytest.mark.ray
+def test_a_cluster_of_its_own_ends_with_the_run(tmp_path):
+    own = Cluster()
+    flags = ("--max_failures", 3, "--dataset", "/no/such/folder", "--output_dir", tmp_path / "run")
+    assert "/no/such/folder" in the_error(own.train(*SHORT, 20, *flags))
+    assert not own.processes()
+
+
+def the_error(run):
+    """The one line that says what is wrong with the input of a run."""
     text = run.communicate(timeout=120)[0]
-    assert run.returncode == 2, text
     lines = [line for line in text.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and said in lines[0], text
-    assert text.count("preset debug") == 1 and "Traceback" not in text, text  # one attempt
-
-
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    out = tmp_path_factory.mktemp("unbroken") / "run"
-    assert finish(start_group((*SHORT, 20 * KILLS, "--output_dir", out))) == 0
-    return outcome(out)
+    assert run.returncode == 2 and len(lines) == 1 and "Traceback" not in text, text
+    return lines[0]
 
 
 @pytest.mark.ray
 @pytest.mark.reliability
-def test_workers_killed_at_random_end_in_the_same_bits(unbroken, cluster, tmp_path):
-    rng, log, out = random.Random(20261128), tmp_path / "log", tmp_path / "run"
-    run = cluster.train(*SHORT, 20 * KILLS, "--output_dir", out, "--max_failures", KILLS, log=log)
-    for kill in range(KILLS):
+def test_killed_workers_and_then_a_killed_driver_end_in_the_same_bits(cluster, tmp_path):
+    rng, log, out, before = random.Random(20261128), tmp_path / "log", tmp_path / "run", cluster.attempts()
+    flags = (*SHORT, 20 * KILLS + 20, "--output_dir")
+    command = (*flags, out, "--resume_from_checkpoint", "auto", "--max_failures", KILLS)
+    run = cluster.train(*command, log=log)
+    for kill in range(KILLS + 1):
         wait_for(lambda step=20 * kill + 10: run.poll() is not None or (out / f"checkpoint-{step}").exists(), 90)
         assert run.poll() is None, log.read_text()
-        os.kill(rng.choice(cluster.workers()), signal.SIGKILL)
+        os.kill(rng.choice(cluster.workers()) if kill < KILLS else run.pid, signal.SIGKILL)
         wait_for(lambda: len(cluster.workers()) < 2)
-    assert run.wait(120) == 0 and outcome(out) == unbroken, log.read_text()
-    assert log.read_text().count("resume: from") == KILLS
-
-
-@pytest.mark.ray
-@pytest.mark.reliability
-def test_a_killed_driver_takes_its_workers_along_and_the_same_command_continues(unbroken, cluster, tmp_path):
-    log, out = tmp_path / "log", tmp_path / "run"
-    command = (*SHORT, 20 * KILLS, "--output_dir", out, "--resume_from_checkpoint", "auto")
-    run = cluster.train(*command, log=log)
-    wait_for((out / "checkpoint-10").exists, 90)
-    run.kill()
     run.wait()
-    wait_for(lambda: not cluster.workers(), 30)
+    wait_for(lambda: not cluster.workers())  # which end with their driver
     assert cluster.train(*command, log=log).wait(120) == 0, log.read_text()
-    assert "resume: from" in log.read_text() and outcome(out) == unbroken
+    assert cluster.attempts() - before == KILLS + 2
+    assert finish(start_group((*flags, tmp_path / "unbroken"))) == 0
+    assert outcome(out) == outcome(tmp_path / "unbroken")
