@@ -134,7 +134,7 @@ def fit(values: argparse.Namespace, config: Config) -> None:
 
     Raises:
         ConfigError: a worker found that something the run was given cannot be used.
-        RunError: the run failed more often than that.
+        RunError: the run failed more often than that, or was stopped by a signal, at which the workers do not save.
     """
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -157,6 +157,9 @@ def fit(values: argparse.Namespace, config: Config) -> None:
         trainer.fit()
     except TrainingFailedError as error:
         raise _cause(error) from error
+    except SystemExit as stopped:  # Ray's handlers of Ctrl-C and SIGTERM raise it, and it does not say which came
+        how = "continue from the newest checkpoint with --resume_from_checkpoint auto"
+        raise RunError(f"stopped by a signal; {how}") from stopped
     finally:
         shutil.rmtree(storage, ignore_errors=True)
 
