@@ -102,7 +102,7 @@ def connected_to_ray(values: argparse.Namespace) -> Iterator[None]:
     Raises:
         ConfigError: there is no cluster at that address.
     """
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # print() as it is: tqdm writes bytes, too
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # print() stays as it is
     import ray
 
     # Ray waits forever for more processors than it counts; torchrun starts as many processes as one likes.

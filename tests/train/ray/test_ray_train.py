@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -116,6 +117,7 @@ def test_a_cluster_of_its_own_ends_with_the_run(tmp_path):
     flags = ("--max_failures", 3, "--dataset", "/no/such/folder", "--output_dir", tmp_path / "run")
     assert "/no/such/folder" in the_error(own.train(*SHORT, 20, *flags))
     assert not own.processes()
+    Path(own.folder).rmdir()
 
 
 def the_error(run):
