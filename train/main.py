@@ -2,7 +2,7 @@
 
 import gc
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -50,8 +50,8 @@ def parsed(arguments: list[str]) -> Iterator[Config]:
         yield Config.from_document(document)
 
 
-def run(config: Config, signals: Signals) -> None:
-    """Build what the configuration asks for, train, and report."""
+def run(config: Config, signals: Signals, on_evaluation: Callable[[dict[str, float]], None] | None = None) -> None:
+    """Build what the configuration asks for, train, and report; every rank gives `on_evaluation` the metrics."""
     gc.disable()  # while importing: it would walk through a million new objects again and again, for a second or more
     precision = check_early(config)
     # Imported only now: these take seconds, and a mistyped flag should not.
@@ -74,6 +74,7 @@ def run(config: Config, signals: Signals) -> None:
             results.print_evaluation(inputs.loaded, inputs.data, precision)
             return
         job = build_job(config, inputs, lock)
+        job.output.on_evaluation = on_evaluation
         with job.output:
             # What a person can mend, such as NaN, memory or a full disk, becomes one line that says how.
             with explained(job.state, job.data, job.output.folder, config.recipe), signals.deferred():

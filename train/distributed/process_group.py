@@ -32,14 +32,25 @@ def connected(make: Callable[[], dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """
     with _default_signals():
         document = _connect(make)
-    try:
+    with noticing_loss():
         yield document
+    dist.destroy_process_group()  # not after a failure: it would wait for the processes that are gone
+
+
+@contextlib.contextmanager
+def noticing_loss() -> Iterator[None]:
+    """Say so if a process is lost in the block; all are connected already, by `connected` or by Ray.
+
+    Raises:
+        RunError: another process can no longer be reached.
+    """
+    try:
+        yield
     except RuntimeError as error:
         if not is_lost_peer(error):
             raise
         kill_stopped_siblings()
         raise RunError(f"another process of this run is gone or frozen: {str(error).splitlines()[0]}") from error
-    dist.destroy_process_group()  # not after a failure: it would wait for the processes that are gone
 
 
 @contextlib.contextmanager
@@ -69,13 +80,18 @@ def _connect(make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         dist.init_process_group(
             backend, store=dist.PrefixStore(meeting, store), rank=rank(), world_size=world_size(), timeout=limit
         )
-        here = socket.gethostname(), os.getpid()
-        everyone: list[tuple[str, int]] = [here] * world_size()
-        dist.all_gather_object(everyone, here)
+        find_siblings()
     except (RuntimeError, TimeoutError) as error:
         raise RunError(f"another process of this run cannot be reached: {str(error).splitlines()[0]}") from error
-    SIBLINGS.extend(process for host, process in everyone if host == here[0] and process != here[1])
     return document
+
+
+def find_siblings() -> None:
+    """Fill SIBLINGS, once all processes are connected."""
+    here = socket.gethostname(), os.getpid()
+    everyone: list[tuple[str, int]] = [here] * world_size()
+    dist.all_gather_object(everyone, here)
+    SIBLINGS[:] = [process for host, process in everyone if host == here[0] and process != here[1]]
 
 
 def is_lost_peer(error: Exception) -> bool:

@@ -43,6 +43,7 @@ class RunOutput:
         self.folder, self._checkpoints, self._lock = checkpoints.folder, checkpoints, lock
         self._total, self._shown, self._images = total_updates, {}, 0
         self._trackers = dict(trackers or {})
+        self.on_evaluation: Callable[[dict[str, float]], None] | None = None  # called on all ranks
         self._writes = rank() == 0
         if not self._writes:
             return
@@ -99,6 +100,8 @@ class RunOutput:
             f"update {state.step}/{self._total}  epoch {epoch:.2f}  eval loss {metrics.values['loss']:.4f}"
             f"  accuracy {metrics.values['accuracy']:.4f}{chooses}{'  best so far' if improved else ''}"
         )
+        if self.on_evaluation is not None:
+            self.on_evaluation({"step": state.step, "epoch": epoch} | logged)
 
     def save_checkpoint(self, state: TrainState) -> None:
         """Save the state, and how long the log is; in the background if the run says so."""
