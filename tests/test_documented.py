@@ -55,7 +55,8 @@ def test_the_lines_that_are_not_run_are_these():
     others = {line.partition("#")[0].strip() for _, line in commands() if not runs_here(line)}
     assert others >= LISTED
     assert sorted(line for line in others - LISTED if not line.startswith("curl ")) == [
-        "plainloop push my-run my-leaves --private"
+        "plainloop push my-run my-leaves --private",
+        "plainloop ray train --num_workers 2 --max_failures 3 --preset leaves --output_dir my-run",
     ]
 
 

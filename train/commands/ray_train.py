@@ -46,6 +46,8 @@ def run(arguments: list[str]) -> None:
     config = parse(flags)
     _check(values, config)
     check_flags(copy.deepcopy(config))  # a worker notes what it changes
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError('plainloop ray needs Ray: pip install -e ".[ray]"')
     _make_paths_absolute(config)
     with connected_to_ray(values):
         fit(values, config)
@@ -82,8 +84,6 @@ def _check(values: argparse.Namespace, config: Config) -> None:
         )
     if config.run.fsdp and values.num_workers == 1:
         raise ConfigError("--fsdp true: needs several processes; give --num_workers")
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError('plainloop ray needs Ray: pip install "plainloop[ray]"')
 
 
 def _make_paths_absolute(config: Config) -> None:
