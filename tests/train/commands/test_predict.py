@@ -1,18 +1,23 @@
 """plainloop predict: rows for real files, through real processes where pipes and exit codes matter."""
 
 import csv
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pyarrow import parquet
 
 from data.reading.leaves import LABEL_NAMES, png
 from models.loading import load_model
+from tests.reliability.harness import draw
+from tests.reliability.pictures import KINDS
 from tests.running import ROOT, run_here
 from train.commands.plainloop import main as plainloop
 from train.inference.predict import predict_files
@@ -193,3 +198,26 @@ def test_memory_of_waiting_rows_is_bounded_however_many_files_are_bad(images, tm
 def test_equal_class_names_are_told_apart():
     assert distinct(["crane", "dog", "crane"]) == ["crane (0)", "dog", "crane (2)"]
     assert len(set(distinct(["x", "x", "x (0)", "x (1)'"]))) == 4
+
+
+def test_every_kind_of_odd_image_is_classified_by_what_is_seen_or_has_a_reason(run, tmp_path, capsys):
+    rng, folder, expected = draw(5), tmp_path / "odd", {}
+    folder.mkdir()
+    predictor = load_predictor(str(run), Precision("fp32", CPU))
+    for number, (kind, make) in enumerate(KINDS.items()):
+        content, pixels, tolerance = make(rng)
+        path = folder / f"{number:02}.jpg"  # whatever the name says, the bytes count
+        path.write_bytes(content)
+        expected[str(path)] = kind, pixels, tolerance
+    code, out, _ = predict(capsys, run, folder)
+    rows = rows_of(out)
+    assert code == 1 and [row["path"] for row in rows] == list(expected) and len(rows) >= 40
+    for row in rows:
+        kind, pixels, tolerance = expected[row["path"]]
+        assert bool(row["error"]) == (pixels is None), (kind, row)
+        if pixels is not None and tolerance == 0:
+            seen = io.BytesIO()
+            Image.fromarray(pixels.astype(np.uint8)).save(seen, "PNG")
+            _, probabilities = predictor(seen.getvalue())
+            found = {name: float(row[f"probability/{name}"]) for name in probabilities}
+            assert found == pytest.approx(probabilities, abs=1e-5), kind
