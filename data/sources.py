@@ -65,7 +65,7 @@ def load_splits(
     return with_content(Splits(dataset, train, validation, label_names, data.notes), spec.cache_dir)
 
 
-def load_to_judge(
+def load_for_evaluation(
     spec: DatasetSpec | str,
     names: Sequence[str] = ("validation",),
     *,
@@ -93,13 +93,13 @@ def load_to_judge(
     """
     spec = DatasetSpec(spec) if isinstance(spec, str) else spec
     if spec.dataset.startswith("builtin:"):
-        return _built_in_to_judge(spec.dataset, names, max_eval_samples, seed)
+        return _built_in_for_evaluation(spec.dataset, names, max_eval_samples, seed)
     data = find_data(spec)
     name, item = _first_labelled(data, names, spec.dataset, validation_fraction, seed)
     label_names = label_names or item.names
     split = _to_split(name, item, label_names, spec.dataset, data.notes)
     split = _subset(split, max_eval_samples if name == "validation" else None, seed)
-    return with_content(_judged_alone(spec.dataset, split, label_names, data.notes), spec.cache_dir)
+    return with_content(_alone(spec.dataset, split, label_names, data.notes), spec.cache_dir)
 
 
 def _first_labelled(
@@ -122,7 +122,7 @@ def _first_labelled(
     )
 
 
-def _judged_alone(dataset: str, split: Split, label_names: list[str], notes: list[str]) -> Splits:
+def _alone(dataset: str, split: Split, label_names: list[str], notes: list[str]) -> Splits:
     nothing = replace(split.select([]), name="train" if split.name != "train" else "nothing")
     check_classes(nothing, split, label_names, dataset, trained_on=False)
     return Splits(dataset, nothing, split, label_names, notes)
@@ -177,14 +177,14 @@ def _built_in(dataset: str, max_train: int | None, max_eval: int | None, seed: i
     return Splits(dataset, splits["train"], splits["validation"], list(leaves.LABEL_NAMES))
 
 
-def _built_in_to_judge(dataset: str, names: Sequence[str], most: int | None, seed: int) -> Splits:
+def _built_in_for_evaluation(dataset: str, names: Sequence[str], most: int | None, seed: int) -> Splits:
     name = next((name for name in names if name in leaves.SIZES), None)
     if name is None:
         raise NoSuchSplitError(f"--dataset {dataset}: has no {' or '.join(names)} split; it has train, validation")
     of_it = {"train": 0, "validation": 0} | {name: most if name == "validation" else None}
     splits = _built_in(dataset, of_it["train"], of_it["validation"], seed)
     split = splits.train if name == "train" else splits.validation
-    return _judged_alone(dataset, split, splits.label_names, splits.notes)
+    return _alone(dataset, split, splits.label_names, splits.notes)
 
 
 def _hold_out(train: Labelled, fraction: float, seed: int, dataset: str, notes: list[str]) -> dict[str, Labelled]:

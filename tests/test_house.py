@@ -21,6 +21,7 @@ DATA = [
     "seeds",
     "files",
     "cores",
+    "threads",
     "plan",
     "reading",
     "augment",

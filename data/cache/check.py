@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from data import DataError, files, shortened
-from data.cores import in_threads
 from data.reading.content import cache_folder
 from data.reading.decode import decode
 from data.reading.repeats import repeated, warnings_about
 from data.reading.splits import ChangedError, Split, Splits, check_classes, content
+from data.threads import in_threads
 
 MOST_LISTED = 5
 

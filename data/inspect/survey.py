@@ -10,12 +10,12 @@ import torch
 
 from data import DataError, shortened
 from data.cache.check import all_images
-from data.cores import in_threads
 from data.inspect.duplicates import MOST_PAIRS, connected, near_pairs, picture_bits
 from data.reading.decode import Header, Resize, decode, read_header
 from data.reading.rare import MOST_NAMED, few_validation_images
 from data.reading.repeats import WARNING, across, contradicting, repeated, warnings_about
 from data.reading.splits import Split, Splits, content
+from data.threads import in_threads
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from pathlib import Path
 import fsspec
 from datasets import config as datasets_config
 
-from data.cores import Item, in_threads
 from data.reading.listing import version
 from data.reading.splits import DIGEST_SIZE, Split, Splits, content
+from data.threads import Item, in_threads
 
 NOTHING = bytes(DIGEST_SIZE)  # of a file that cannot be read: the check of all images names it
 # A file that changed so shortly before it was read may change again within the same tick of its file system's clock.

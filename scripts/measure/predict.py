@@ -19,7 +19,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run from anywhere, without installing
 
-from data.cores import in_threads
+from data.threads import in_threads
 from train.config.schema import RunConfig
 from train.inference.images import ImageFiles, read_image
 from train.inference.predict import predict_files

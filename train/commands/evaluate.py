@@ -1,4 +1,4 @@
-"""`plainloop evaluate`: a trained model, judged on a split of a data set."""
+"""`plainloop evaluate`: the metrics of a trained model on a split of a data set."""
 
 import argparse
 import json
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from data.reading.splits import Splits
     from train.config.schema import DataConfig
     from train.inference.predictor import Predictor
-    from train.setup.judge import Judging
+    from train.setup.evaluation import EvaluationData
 
 ALREADY = 1e-3  # so close to 1, a second temperature is the first one again
 JSON, DIAGRAM = "evaluation.json", "reliability.svg"
+MOST_CLASSES = 40  # lines of a table in the terminal
 DESCRIPTION = """Accuracy with its interval, figures by class, calibration. Without --dataset: the run's own data. The
 data may have fewer classes than the model."""
 
@@ -58,25 +59,25 @@ def evaluated(values: argparse.Namespace) -> dict[str, Any]:
     if values.cache_dir:
         hub.move_caches(values.cache_dir)
     # Imported only now: these take seconds, and a mistyped flag should not.
-    from train.setup.judge import document, judge
+    from train.setup.evaluation import document, evaluate_model
 
     splits = load_split_of(values, data, seed, *([values.split] if values.split else ["test", "validation"]))
     if values.fit_temperature:
         fit(values, data, seed)
     predictor = load_model_of(values, splits.label_names)
-    judging = ready(values, data, splits, predictor)
-    check_same_images(values, judging)
-    metrics = judge(predictor, judging)
-    found = document(metrics, judging, predictor)
+    evaluation = ready(values, data, splits, predictor)
+    check_same_images(values, evaluation)
+    metrics = evaluate_model(predictor, evaluation)
+    found = document(metrics, evaluation, predictor)
     for line in lines(found):
         say(line)
     if values.out:
         from train.inference.calibration import reliability_svg
         from train.recipes.predictions import write_predictions
-        from train.setup.judge import reliability_of
+        from train.setup.evaluation import reliability_of
 
         folder = Path(values.out)
-        names = judging.splits.validation.image_names()
+        names = evaluation.splits.validation.image_names()
         write_predictions(folder, metrics.predictions, names, predictor.label_names)
         files.write_text(folder / DIAGRAM, reliability_svg(reliability_of(metrics)))
         files.write_text(folder / JSON, json.dumps(found, indent=2) + "\n")
@@ -88,7 +89,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The flags; ConfigError for one that is wrong."""
     parser = command_parser("evaluate", "RUN [--dataset X] [--split test] [--out FOLDER]", DESCRIPTION)
     add_model_flags(parser)
-    add_data_flags(parser, "What to judge it on. Default: the run's own data, read as the run read them.")
+    add_data_flags(parser, "Data set to evaluate on. Default: the run's own, read as the run read it.")
     parser.add_argument(
         "--split", choices=("train", "validation", "test"), help="Default: test where there is one, else validation."
     )
@@ -122,19 +123,19 @@ def _check_folder(folder: Path) -> None:
         raise ConfigError(f"--out {folder}: cannot be made: {error.strerror}") from error
 
 
-def check_same_images(values: argparse.Namespace, judging: "Judging") -> None:
+def check_same_images(values: argparse.Namespace, evaluation: "EvaluationData") -> None:
     """Say it if the run's own validation images are no longer those that it was judged on."""
-    validation, record = judging.splits.validation.name == "validation", record_of(values.run)
+    validation, record = evaluation.splits.validation.name == "validation", record_of(values.run)
     if values.dataset is not None or not validation or record is None:
         return
     known = read_record(record).get("validation_fingerprint")
-    if known is not None and judging.splits.validation_fingerprint() != known:
+    if known is not None and evaluation.splits.validation_fingerprint() != known:
         say("warning: these validation images, or their labels, are not those that the run was judged on")
 
 
-def ready(values: argparse.Namespace, data: "DataConfig", splits: "Splits", predictor: "Predictor") -> "Judging":
+def ready(values: argparse.Namespace, data: "DataConfig", splits: "Splits", predictor: "Predictor") -> "EvaluationData":
     """The images, decoded for the model."""
-    from train.setup.judge import prepare
+    from train.setup.evaluation import prepare
 
     return prepare(splits, predictor, values.batch_size, data.skip_bad_images, values.cache_dir)
 
@@ -149,10 +150,10 @@ def fit(values: argparse.Namespace, data: "DataConfig", seed: int) -> None:
     folder = temperature.check_folder(values.run)
     splits = load_split_of(values, data, seed, "validation")
     predictor = load_model_of(values, splits.label_names)
-    judging = ready(values, data, splits, predictor)
-    logits = torch.cat([predictor.logits(batch["pixel_values"]) for batch in judging.batches()])
-    found = temperature.fit_temperature(logits, judging.labels)
-    before, after = (temperature.loss_and_error(logits / by, judging.labels) for by in (1.0, found))
+    evaluation = ready(values, data, splits, predictor)
+    logits = torch.cat([predictor.logits(batch["pixel_values"]) for batch in evaluation.batches()])
+    found = temperature.fit_temperature(logits, evaluation.labels)
+    before, after = (temperature.loss_and_error(logits / by, evaluation.labels) for by in (1.0, found))
     record = {"fitted_on": f"validation of {splits.dataset}", "images": len(logits), "before": before, "after": after}
     if abs(found - 1) < ALREADY and (known := temperature.temperature_of(folder)) is not None:
         say(f"temperature: {known:.4g}, fitted before; these images ask for no other")
@@ -180,6 +181,3 @@ def lines(found: dict[str, Any]) -> list[str]:
     if len(found["classes"]) > MOST_CLASSES:
         shown.append(f"and {len(found['classes']) - MOST_CLASSES} more classes, with --json")
     return shown
-
-
-MOST_CLASSES = 40

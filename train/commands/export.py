@@ -36,7 +36,7 @@ judged by the validation images of the run before it is kept; a file that is ref
 one as it was. All is computed on the CPU, in float32."""
 NAMES = {"onnx": "model.onnx", "int8": "model.int8.onnx", "torch_export": "model.pt2"}
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
-JUDGES = "Whose validation images judge. Default: what the run was trained on, read as the run read it."
+CHECKED_ON = "Data set whose validation images check the file. Default: the run's own, read as the run read it."
 
 
 def main(arguments: list[str]) -> int:
@@ -61,13 +61,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--tolerance",
         type=float,
         metavar="X",
-        help="Refuse the file where a probability differs from the model's by more, or a label does whose two best"
-        f" classes are further apart. Default: {OF_A_PROBABILITY}. Of int8, refuse it where it loses more accuracy."
-        f" Default: {OF_ACCURACY}, which are {100 * OF_ACCURACY:g} points.",
+        help=f"Of onnx and torch_export: the largest difference of a probability. Default: {OF_A_PROBABILITY}. Of int8:"
+        f" the largest loss of accuracy. Default: {OF_ACCURACY} ({100 * OF_ACCURACY:g} percentage points).",
     )
     for section, name in ((ModelConfig, "model_revision"), (RunConfig, "cache_dir")):
         add_flag(parser, section, next(item for item in fields(section) if item.name == name))
-    add_data_flags(parser, JUDGES)
+    add_data_flags(parser, CHECKED_ON)
     parser.set_defaults(device="cpu", precision="fp32")  # the model is computed as the file will be
     values = parser.parse_args(list(arguments))
     if values.tolerance is None:
@@ -86,13 +85,13 @@ def run(arguments: Sequence[str], _: Signals) -> None:
     data, seed = data_of(values)
     predictor = load_model_of(values)
     # Imported only now: these take seconds, and a mistyped flag should not.
+    from train.export.check import views
     from train.export.formats import description
-    from train.export.judge import views
     from train.export.make import MAKERS
-    from train.export.origin import model_name
+    from train.export.model_name import model_name
     from train.system.console import say
 
-    splits, names = load_judges(values, data, seed), predictor.label_names
+    splits, names = load_validation(values, data, seed), predictor.label_names
     record = record_of(values.run)
     about = description(names, model_name(values.run, record, values.model_revision))
     made = files.beside(target)
@@ -109,7 +108,7 @@ def run(arguments: Sequence[str], _: Signals) -> None:
     say(f"written: {target}, {size / 1e6:.1f} MB, with the names of the classes in its metadata")
 
 
-def load_judges(values: argparse.Namespace, data: DataConfig, seed: int) -> "Splits":
+def load_validation(values: argparse.Namespace, data: DataConfig, seed: int) -> "Splits":
     """The validation split, of which every image can be decoded; with --skip_bad_images, those that can."""
     from data.cache.check import check_images
     from train.system.console import say
@@ -119,7 +118,7 @@ def load_judges(values: argparse.Namespace, data: DataConfig, seed: int) -> "Spl
     splits = check_images(splits, data.skip_bad_images, values.cache_dir)
     for note in splits.notes[known:]:
         say(f"data: {note}")
-    say(f"judged by: {splits.dataset}, {len(splits.validation)} validation images")
+    say(f"checked on: {splits.dataset}, {len(splits.validation)} validation images")
     return splits
 
 

@@ -113,12 +113,12 @@ def run(arguments: Sequence[str], _: Signals) -> None:
     from data.inspect import report
     from data.inspect.survey import look, survey, suspicious
     from train.precision import choose_compute
-    from train.setup.inputs import is_offline, load_classifier, load_data
+    from train.setup.inputs import load_classifier, load_data
     from train.system.console import say
 
     for note in config.notes:
         say(note)
-    offline = is_offline(config)
+    offline = hub.is_offline(config.data.dataset, config.model.model)
     splits = load_data(config, offline)
     if config.model.model:
         precision = choose_compute(config.run)

@@ -16,7 +16,7 @@ COMMANDS = {
         "tell which of several runs has the better recipe, and whether that is luck",
     ),
     "predict": ("train.commands.predict", "classify images: files, or whole folders"),
-    "evaluate": ("train.commands.evaluate", "judge a model on a split: accuracy, calibration, each image"),
+    "evaluate": ("train.commands.evaluate", "evaluate a model on a split: accuracy, calibration, each image"),
     "report": ("train.commands.report", "write a page about one run or several, with its mistakes as pictures"),
     "export": ("train.commands.export", "turn a model into ONNX or torch.export, preprocessing included, and check it"),
     "serve": ("train.commands.serve", "answer HTTP requests with a model, and show a page to try it"),

@@ -17,7 +17,7 @@ from train.system.signals import Signals
 if TYPE_CHECKING:
     from train.inference.images import ImageFiles
     from train.inference.predict import Row
-    from train.inference.tables import Shape
+    from train.inference.tables import Columns
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 DESCRIPTION = """One row for each image: path, label, probability of each class. Folders are searched for images. A file
@@ -36,17 +36,17 @@ def run(arguments: Sequence[str], _: Signals) -> None:
         # Imported only now: these take seconds, and a mistyped flag should not.
         from train.inference.images import ImageFiles, check_named
         from train.inference.predict import predict_files
-        from train.inference.tables import Shape
+        from train.inference.tables import Columns
 
         check_named(values.images)
         check_out(values.out)
         predictor = load_model_of(values)
-        shape = Shape(predictor.label_names, min(values.top, len(predictor.label_names)) if values.top else None)
+        columns = Columns(predictor.label_names, min(values.top, len(predictor.label_names)) if values.top else None)
         found = ImageFiles(values.images)
         counted = Counted(predict_files(predictor, found, values.batch_size))
         if not counted.any():
             raise ConfigError(f"{', '.join(values.images[:3])}: holds no image{left_out(found)}")
-        write(counted, shape, values.out, stdout)
+        write(counted, columns, values.out, stdout)
         if values.out:
             say(f"written: {values.out}, {counted.rows} rows{left_out(found)}")
         elif found.left_out_count:
@@ -78,7 +78,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return values
 
 
-def write(rows: Iterable["Row"], shape: "Shape", out: str | None, stdout: TextIO) -> None:
+def write(rows: Iterable["Row"], columns: "Columns", out: str | None, stdout: TextIO) -> None:
     """Write all rows in the form that `out` asks for, or as CSV to standard output.
 
     Raises:
@@ -88,7 +88,7 @@ def write(rows: Iterable["Row"], shape: "Shape", out: str | None, stdout: TextIO
 
     try:
         with files.replacing(Path(out)) if out else nullcontext(Standard(stdout)) as file:
-            WRITERS[suffix_of(out)](rows, shape, file)
+            WRITERS[suffix_of(out)](rows, columns, file)
     except OSError as error:
         raise RunError(f"{out or 'standard output'}: cannot be written: {error.strerror or error}") from error
 

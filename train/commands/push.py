@@ -15,7 +15,7 @@ from train.system.exit import ended
 from train.system.signals import Signals
 
 if TYPE_CHECKING:
-    from train.commands.upload import Upload
+    from train.output.upload import Upload
 
 DESCRIPTION = """The weights, the two files that say how to use them, and README.md go in one commit: no optimizer, no
 checkpoint, and no run.json, which has paths of this machine. The card is checked first."""
@@ -31,7 +31,7 @@ def run(arguments: Sequence[str], _: Signals) -> None:
     values = _parse(arguments)
     folder = _model_folder(values.run)
     # Imported only now: these take seconds, and a mistyped flag should not.
-    from train.commands.upload import check_model, collect, connect, send
+    from train.output.upload import check_model, collect, connect, send
     from train.system.console import say
 
     check_model(folder)

@@ -81,11 +81,12 @@ def _validation_image(found: "Gathered") -> Callable[[int], bytes]:
     from data.cache.check import all_images, find_bad_images, good_rows
     from train.config.cli import recorded
     from train.config.record import RECORD
-    from train.setup.inputs import is_offline, load_data
+    from train.setup.inputs import load_data
+    from train.system import hub
 
     config = recorded(found.folder / RECORD)
     config.run.eval_only = True  # no training image is read
-    splits = load_data(config, is_offline(config))
+    splits = load_data(config, hub.is_offline(config.data.dataset))
     names = found.label_names
     if set(splits.label_names) <= set(names):  # a class without validation images may be unknown here
         labels = [names.index(splits.label_names[label]) for label in splits.validation.labels]

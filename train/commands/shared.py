@@ -114,32 +114,22 @@ def load_split_of(values: argparse.Namespace, data: DataConfig, seed: int, *name
         DataError: it cannot be read; of the run's own data, with what to do if they have moved.
     """
     from data import DataError
-    from train.setup.judge import load_split_to_judge
+    from train.setup.evaluation import load_evaluation_split
 
     try:
-        return load_split_to_judge(data, seed, names, values.cache_dir, is_offline(data.dataset))
+        return load_evaluation_split(data, seed, names, values.cache_dir, hub.is_offline(data.dataset))
     except DataError as error:
         if values.dataset is not None:
             raise
         raise DataError(f"{error}; {values.run} was trained on it: if it has moved, name it with --dataset") from error
 
 
-def is_offline(name: str | None) -> bool:
-    """Whether this is a name on the Hub, and the Hub cannot be reached; says so."""
-    unreachable = hub.why_unreachable() if hub.is_hub_name(name) else None
-    if unreachable:
-        from train.system.console import say
-
-        say(f"{unreachable}: only what its local cache holds can be loaded")
-    return unreachable is not None
-
-
-def load_model_of(values: argparse.Namespace, first_classes: Sequence[str] = ()) -> "Predictor":
+def load_model_of(values: argparse.Namespace, data_classes: Sequence[str] = ()) -> "Predictor":
     """The model that the flags of `add_model_flags` name. Says what it is and what it is computed on.
 
     Args:
         values: the flags.
-        first_classes: of the data, which the model must have; they become its first ones.
+        data_classes: of the data, which the model must have; they become its first ones.
 
     Raises:
         ConfigError, ModelError: it cannot be used.
@@ -154,10 +144,10 @@ def load_model_of(values: argparse.Namespace, first_classes: Sequence[str] = ())
     from train.system.console import say
 
     check_trained(values.run)
-    offline = is_offline(values.run)
+    offline = hub.is_offline(values.run)
     precision = choose_compute(RunConfig(device=values.device, precision=values.precision))
     where = {"revision": values.model_revision, "cache_dir": values.cache_dir, "offline": offline}
-    predictor = load_predictor(values.run, precision, first_classes, **where)
+    predictor = load_predictor(values.run, precision, data_classes, **where)
     size = predictor.model.preprocessing
     say(f"model: {values.run}, {len(predictor.label_names)} classes, {size.height} x {size.width} pixels")
     return predictor

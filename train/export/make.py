@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data.cores import usable_cores
 from train.export import formats
-from train.export.judge import (
+from train.export.check import (
     Agreement,
     View,
     compare,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from data import DataError
-from data.cores import in_threads
+from data.threads import in_threads
 from train.inference.images import read_image
 from train.inference.predictor import Predictor
 

@@ -60,19 +60,27 @@ class Predictor:
         return self.logits(pixels).softmax(-1)
 
     def __call__(self, data: bytes, name: str = "image") -> tuple[str, dict[str, float]]:
-        """The most probable class of one image, and the probability of each class.
+        """The most probable class of one image, and the probability of each class, the most probable first.
 
         Raises:
             DataError: the image cannot be decoded.
         """
         row = self.probabilities(self.pixels(data, name)[None])[0]
-        return self.label_names[int(row.argmax())], dict(zip(self.label_names, row.tolist(), strict=True))
+        ranking = ranked(row, self.label_names)
+        return ranking[0][0], dict(ranking)
+
+
+def ranked(row: torch.Tensor, label_names: Sequence[str], top: int | None = None) -> list[tuple[str, float]]:
+    """Probabilities [classes] -> the `top` most probable classes, or all of them, with their probabilities."""
+    order = row.argsort(descending=True, stable=True).tolist()[:top]
+    values = row.tolist()
+    return [(label_names[index], values[index]) for index in order]
 
 
 def load_predictor(
     model: str,
     precision: Precision,
-    first_classes: Sequence[str] = (),
+    data_classes: Sequence[str] = (),
     *,
     revision: str | None = None,
     cache_dir: str | None = None,
@@ -83,7 +91,7 @@ def load_predictor(
     Args:
         model: folder of a finished run or of a checkpoint, or the name of a model on the Hub.
         precision: device and precision to compute in.
-        first_classes: of data to judge it on; they become its first ones.
+        data_classes: of data to judge it on; they become its first ones.
         revision: branch, tag or commit of a model on the Hub.
         cache_dir: the Hub cache to download to.
         offline: use what that cache holds, and do not ask the network.
@@ -101,8 +109,8 @@ def load_predictor(
         classes = read_checkpoint(source).classes
     if not classes:
         raise ConfigError(f"{model}: names no classes; only a trained classifier can be used")
-    if first_classes:
-        classes = put_first(classes, list(first_classes), model)
+    if data_classes:
+        classes = put_first(classes, list(data_classes), model)
     attention = choose_attention(precision.device, precision.name)
     where = {"revision": revision, "cache_dir": cache_dir, "offline": offline}
     loaded = load_model(name, classes, attention=attention, dtype=precision.dtype, **where)

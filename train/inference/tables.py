@@ -9,20 +9,21 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from train.inference.predict import Row
+from train.inference.predictor import ranked
 from train.recipes.predictions import spreadsheet_safe
 
 ROW_GROUP = 10_000  # rows of a parquet file that are held in memory
 
 
 @dataclass(frozen=True)
-class Shape:
+class Columns:
     """What is written of each image: the probability of every class, or those of the `top` most probable ones."""
 
     label_names: list[str]
     top: int | None = None
 
     @property
-    def columns(self) -> list[str]:
+    def names(self) -> list[str]:
         """Of a flat table: path, label, probability, then the classes, then why a file could not be used."""
         if self.top is None:
             classes = [f"probability/{name}" for name in self.label_names]
@@ -31,10 +32,10 @@ class Shape:
         return ["path", "label", "probability", *classes, "error"]
 
     def flat(self, row: Row) -> list[Any]:
-        """The values of `columns`; None where there is none."""
+        """The values of `names`; None where there is none."""
         if row.probabilities is None:
-            return [row.path, *[None] * (len(self.columns) - 2), row.error]
-        best = self._best(row)
+            return [row.path, *[None] * (len(self.names) - 2), row.error]
+        best = ranked(row.probabilities, self.label_names, self.top or 1)
         first = [row.path, *best[0]]
         if self.top is None:
             return [*first, *row.probabilities.tolist(), None]
@@ -44,47 +45,43 @@ class Shape:
         """One JSON object: the probabilities by class, the most probable first."""
         if row.probabilities is None:
             return {"path": row.path, "error": row.error}
-        best = self._best(row)
+        best = ranked(row.probabilities, self.label_names, self.top)
         return {"path": row.path, "label": best[0][0], "probabilities": dict(best)}
 
-    def _best(self, row: Row) -> list[tuple[str, float]]:
-        order = row.probabilities.argsort(descending=True, stable=True).tolist()[: self.top]
-        return [(self.label_names[index], row.probabilities[index].item()) for index in order]
 
-
-def write_csv(rows: Iterable[Row], shape: Shape, file: BinaryIO) -> None:
+def write_csv(rows: Iterable[Row], columns: Columns, file: BinaryIO) -> None:
     """A header and one line for each row. What a spreadsheet would compute has a `'` before it."""
     table = csv.writer(_Utf8(file), lineterminator="\n")
-    table.writerow([spreadsheet_safe(name) for name in shape.columns])
+    table.writerow([spreadsheet_safe(name) for name in columns.names])
     for row in rows:
-        values = shape.flat(row._replace(path=as_utf8(row.path)))
+        values = columns.flat(row._replace(path=as_utf8(row.path)))
         cells = (spreadsheet_safe(value) if isinstance(value, str) else value for value in values)
         table.writerow([f"{cell:.6g}" if isinstance(cell, float) else cell for cell in cells])
 
 
-def write_jsonl(rows: Iterable[Row], shape: Shape, file: BinaryIO) -> None:
+def write_jsonl(rows: Iterable[Row], columns: Columns, file: BinaryIO) -> None:
     """One JSON object a line, numbers to the last digit."""
     for row in rows:
-        shown = shape.nested(row._replace(path=as_utf8(row.path), error=as_utf8(row.error)))
+        shown = columns.nested(row._replace(path=as_utf8(row.path), error=as_utf8(row.error)))
         file.write(json.dumps(shown).encode() + b"\n")
 
 
-def write_parquet(rows: Iterable[Row], shape: Shape, file: BinaryIO) -> None:
+def write_parquet(rows: Iterable[Row], columns: Columns, file: BinaryIO) -> None:
     """The columns of the CSV file, numbers as float64."""
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
     texts = ("path", "label", "error")
-    kinds = [pyarrow.string() if name.split("_")[0] in texts else pyarrow.float64() for name in shape.columns]
-    schema = pyarrow.schema(list(zip(shape.columns, kinds, strict=True)))
+    kinds = [pyarrow.string() if name.split("_")[0] in texts else pyarrow.float64() for name in columns.names]
+    schema = pyarrow.schema(list(zip(columns.names, kinds, strict=True)))
     with ParquetWriter(file, schema) as table:
         for group in _groups(rows):
-            values = zip(*(shape.flat(row._replace(path=as_utf8(row.path))) for row in group), strict=True)
+            values = zip(*(columns.flat(row._replace(path=as_utf8(row.path))) for row in group), strict=True)
             arrays = [pyarrow.array(column, kind) for column, kind in zip(values, kinds, strict=True)]
             table.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
 
 
-Writer = Callable[[Iterable[Row], Shape, BinaryIO], None]
+Writer = Callable[[Iterable[Row], Columns, BinaryIO], None]
 WRITERS: dict[str, Writer] = {".csv": write_csv, ".jsonl": write_jsonl, ".parquet": write_parquet}
 
 

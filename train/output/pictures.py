@@ -7,8 +7,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from data.reading.decode import decode
-from train.recipes.predictions import Prediction
-from train.report.pictures import ImageBytes, some_right, worst
+from train.recipes.predictions import Prediction, some_right, worst
+from train.report.pictures import ImageBytes
 
 CELL, MARGIN, CAPTION = 56, 150, 34  # pixels
 MOST_CLASSES = 40  # a larger matrix cannot be read as a picture; eval_results.json has its numbers

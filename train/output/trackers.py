@@ -1,4 +1,4 @@
-"""The door through which TensorBoard, Weights & Biases and MLflow are told of a run. None is imported unless asked for.
+"""TensorBoard, Weights & Biases and MLflow behind one interface. None is imported unless asked for.
 
 metrics.jsonl is the run's own log, which a resume truncates; a tracker gets the same values, by the same names.
 """
@@ -59,7 +59,7 @@ def open_trackers(names: list[str], folder: Path, run_id: str, flags: dict[str, 
 def warn_dropped(name: str, error: Exception) -> None:
     """Say that a tracker is given up, and why."""
     reason = without_secrets(" ".join(str(error).split()))[:300] or type(error).__name__
-    say(f"warning: {name} gets nothing more of this run, which goes on without it: {reason}")
+    say(f"warning: {name} is turned off for the rest of this run: {reason}")
 
 
 def _plain(value: Any) -> bool | int | float | str:

@@ -13,6 +13,7 @@ from train.errors import ConfigError
 from train.system.streams import printable
 
 PREDICTIONS = "predictions.csv"
+MOST_WRONG, MOST_RIGHT = 24, 8  # that are shown
 COLUMNS = ["image", "label", "predicted", "probability", "label_probability", "loss"]
 FORMULA = ("=", "+", "-", "@", "\t", "'")  # a spreadsheet computes what begins so, unless a quote stands before it
 
@@ -53,6 +54,20 @@ def spreadsheet_safe(name: str) -> str:
     """Text of others, which neither a terminal nor a spreadsheet may take for a command."""
     text = printable(name).encode(errors="backslashreplace").decode()
     return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def worst(predictions: list[Prediction], most: int = MOST_WRONG) -> list[Prediction]:
+    """The wrong ones, those of the greatest loss first."""
+    wrong = [found for found in predictions if found.predicted != found.label]
+    return sorted(wrong, key=lambda found: -found.loss)[:most]
+
+
+def some_right(predictions: list[Prediction], most: int = MOST_RIGHT) -> list[Prediction]:
+    """Right ones at equal steps from the surest to the least sure."""
+    right = sorted((found for found in predictions if found.predicted == found.label), key=lambda found: found.loss)
+    if len(right) <= most:
+        return right
+    return [right[round(number * (len(right) - 1) / (most - 1))] for number in range(most)]
 
 
 def read_predictions(folder: Path) -> list[tuple[str, str]]:

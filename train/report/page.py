@@ -127,7 +127,7 @@ def side_by_side(runs: list[Gathered]) -> dict[str, Any]:
         "differing": differing,
         "flags": [[found.get(name) for name in differing] for found in flags],
         "names": [run.name if named[run.name] == 1 else str(run.folder) for run in runs],
-        "same_judges": len({run.record.get("validation_fingerprint") for run in runs}) == 1,
+        "same_validation_images": len({run.record.get("validation_fingerprint") for run in runs}) == 1,
         "charts": [drawn for drawn in map(partial(_overlaid, runs), CURVES) if drawn],
     }
 

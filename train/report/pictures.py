@@ -5,10 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 
-from train.recipes.predictions import Prediction
+from train.recipes.predictions import Prediction, some_right, worst
 
 MOST_PICTURES, MOST_BYTES = 200, 1_900_000  # of one page, in base64
-MOST_WRONG, MOST_RIGHT = 24, 8
 QUALITY = 75  # of a JPEG
 NOT_STORED = "the images of this run are not stored, so they cannot be shown"
 
@@ -33,20 +32,6 @@ class Pictures:
         return Pictures(kept, self.missing)
 
 
-def worst(predictions: list[Prediction], most: int = MOST_WRONG) -> list[Prediction]:
-    """The wrong ones, those of the greatest loss first."""
-    wrong = [found for found in predictions if found.predicted != found.label]
-    return sorted(wrong, key=lambda found: -found.loss)[:most]
-
-
-def some_right(predictions: list[Prediction], most: int = MOST_RIGHT) -> list[Prediction]:
-    """Right ones at equal steps from the surest to the least sure."""
-    right = sorted((found for found in predictions if found.predicted == found.label), key=lambda found: found.loss)
-    if len(right) <= most:
-        return right
-    return [right[round(number * (len(right) - 1) / (most - 1))] for number in range(most)]
-
-
 def by_cell(predictions: list[Prediction]) -> dict[tuple[int, int], list[Prediction]]:
     """(label, predicted) -> its images, those of the greatest loss first."""
     cells: dict[tuple[int, int], list[Prediction]] = defaultdict(list)
@@ -67,8 +52,8 @@ def make_pictures(predictions: list[Prediction], image: ImageBytes, share: int =
         DataError: an image cannot be read, or has changed since it was judged.
     """
     # Only here, as they bring torch along, which a page without pictures does not need.
-    from data.cores import in_threads
     from data.reading.thumbnail import thumbnail
+    from data.threads import in_threads
 
     indices = chosen(predictions, MOST_PICTURES // share)
     small = in_threads(lambda index: thumbnail(image(index), QUALITY), indices, "thumbnails", len(indices))

@@ -3,12 +3,12 @@
 from collections import Counter
 from typing import Any
 
-from train.recipes.predictions import Prediction
+from train.recipes.predictions import Prediction, some_right, worst
 from train.recipes.statistics import wilson_interval
 from train.report.charts import Chart, Line, Point, chart
-from train.report.facts import command, environment, times
 from train.report.gather import Gathered
-from train.report.pictures import Pictures, by_cell, some_right, worst
+from train.report.pictures import Pictures, by_cell
+from train.report.provenance import command, environment, times
 
 MOST_CELLS = 1600  # of all confusion matrices of a page: one of 40 classes
 MOST_ROWS = 1000  # of all tables of classes

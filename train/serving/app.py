@@ -17,9 +17,9 @@ from starlette.requests import ClientDisconnect
 from data import DataError
 from data.cores import usable_cores
 from data.reading.decode import TooLargeError, read_header
-from train.inference.predictor import Predictor
-from train.serving.exchange import JSON, Exchange, error_answer
+from train.inference.predictor import Predictor, ranked
 from train.serving.metrics import Metrics
+from train.serving.middleware import JSON, Middleware, error_answer
 from train.serving.page import page_answer
 from train.serving.reading import FIELD, Limits, Load
 
@@ -71,7 +71,7 @@ def build_app(
     limits, metrics = limits or Limits(), metrics or Metrics()
     app = FastAPI(title="plainloop serve", docs_url=None, redoc_url=None)  # their pages load scripts from elsewhere
     app.state.draining = False
-    app.add_middleware(Exchange, metrics=metrics, draining=lambda: app.state.draining)
+    app.add_middleware(Middleware, metrics=metrics, draining=lambda: app.state.draining)
     app.add_exception_handler(AnyHTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
     _add_predict(app, predictor, classify, Load(limits), metrics)
@@ -136,12 +136,8 @@ def open_image(predictor: Predictor, data: bytes, max_pixels: int) -> torch.Tens
 
 def prediction(row: torch.Tensor, label_names: list[str], top: int | None = None) -> dict[str, Any]:
     """The answer for one image: probabilities [classes] -> label, and classes with the most probable first."""
-    order = row.argsort(descending=True, stable=True).tolist()
-    probabilities = row.tolist()
-    return {
-        "label": label_names[order[0]],
-        "probabilities": {label_names[i]: probabilities[i] for i in order[:top]},
-    }
+    ranking = ranked(row, label_names, top)
+    return {"label": ranking[0][0], "probabilities": dict(ranking)}
 
 
 async def _http_error(_: Request, error: AnyHTTPException) -> Response:

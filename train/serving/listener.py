@@ -57,7 +57,7 @@ def is_loopback(listener: socket.socket) -> bool:
     return listener.getsockname()[0].startswith(("127.", "::1"))
 
 
-def let_nobody_in(listener: socket.socket) -> None:
+def stop_accepting(listener: socket.socket) -> None:
     """From now on the port does not answer, until it is closed; who is connected, or nearly, stays so. On Linux only.
 
     A client is connected as soon as the kernel says so. Between the last accept and the close there is always time for

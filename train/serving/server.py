@@ -16,7 +16,7 @@ from train.errors import RunError
 from train.inference.predictor import Predictor
 from train.serving.app import build_app
 from train.serving.batching import Batcher
-from train.serving.listener import BACKLOG, address_of, is_loopback, let_nobody_in, listen
+from train.serving.listener import BACKLOG, address_of, is_loopback, listen, stop_accepting
 from train.serving.metrics import Metrics
 from train.serving.reading import Limits
 from train.system.console import say
@@ -114,7 +114,7 @@ class Server(uvicorn.Server):
         self._app.state.draining = True
         listeners = sockets or []
         for listener in listeners:
-            let_nobody_in(listener)
+            stop_accepting(listener)
         await asyncio.sleep(LATE_SECONDS)  # connections that were being made
         while select.select(listeners, [], [], 0)[0]:
             await asyncio.sleep(0)  # the loop accepts them

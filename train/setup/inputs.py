@@ -20,7 +20,7 @@ from data.reading.rare import few_validation_images, unequal_classes
 from data.reading.repeats import WARNING
 from data.reading.splits import Split, Splits
 from data.reading.tables import DatasetSpec
-from data.sources import NoSuchSplitError, load_splits, load_streams, load_to_judge
+from data.sources import NoSuchSplitError, load_for_evaluation, load_splits, load_streams
 from models.classifier import Classifier
 from models.loading import LoadedModel, load_model, names_to_evaluate
 from models.preprocessing import Preprocessing
@@ -53,7 +53,7 @@ class Inputs:
 def load_inputs(config: Config, precision: Precision, lock: Lock) -> Inputs:
     """Data and model; the model from a checkpoint if the run is resumed."""
     run = config.run
-    offline = is_offline(config)
+    offline = hub.is_offline(config.data.dataset, config.model.model)
     splits = load_data(config, offline)
     checkpoint = on_rank_zero(lambda: resume.find_checkpoint(run, lock))
     torch.manual_seed(run.seed)  # before the model is built: the new head is drawn from it
@@ -67,16 +67,6 @@ def load_inputs(config: Config, precision: Precision, lock: Lock) -> Inputs:
     return Inputs(precision, checkpoint, loaded, splits, data, time.perf_counter() - started)
 
 
-def is_offline(config: Config) -> bool:
-    """Whether a Hub name is to be loaded while the Hub cannot be reached."""
-    if not (hub.is_hub_name(config.data.dataset) or hub.is_hub_name(config.model.model)):
-        return False
-    unreachable = hub.why_unreachable()
-    if unreachable:
-        say(f"{unreachable}: only what its local cache holds can be loaded")
-    return unreachable is not None
-
-
 def load_data(config: Config, offline: bool) -> Splits | Streams:
     """Both splits; no image has been looked at yet. For a mere evaluation, `train` is empty."""
     data, run = config.data, config.run
@@ -85,15 +75,15 @@ def load_data(config: Config, offline: bool) -> Splits | Streams:
         return load_streams(spec)
     drawn = {"validation_fraction": data.train_val_split, "seed": seed}
     if run.eval_only:
-        return load_to_judge(spec, max_eval_samples=data.max_eval_samples, **drawn)
+        return load_for_evaluation(spec, max_eval_samples=data.max_eval_samples, **drawn)
     limits = {"max_train_samples": data.max_train_samples, "max_eval_samples": data.max_eval_samples}
     return load_splits(spec, **limits, **drawn)
 
 
 def load_test(config: Config, splits: Splits | Streams, offline: bool) -> Splits | None:
-    """The test split, as `validation`, for one evaluation at the end; None, with a note of the reason, if it has none.
+    """The test split, as `validation`, for one evaluation at the end; None if the data set has none.
 
-    A test split that cannot be judged, such as one without labels, is no reason not to train.
+    One that cannot be used, such as one without labels, is a warning and no reason not to train.
     """
     if config.run.eval_only or not config.run.test_at_end:
         return None
@@ -102,7 +92,7 @@ def load_test(config: Config, splits: Splits | Streams, offline: bool) -> Splits
         return None
     try:
         spec = dataset_spec(config.data, config.run.cache_dir, offline)
-        test = load_to_judge(spec, ("test",), label_names=splits.label_names)
+        test = load_for_evaluation(spec, ("test",), label_names=splits.label_names)
     except NoSuchSplitError:
         return None
     except DataError as error:

@@ -49,6 +49,16 @@ def is_cached(name: str, kind: str, cache_dir: str | None) -> bool:
     return any(Path(folder).rglob("*.parquet"))
 
 
+def is_offline(*names: str | None) -> bool:
+    """Whether one of these is a name on the Hub, and the Hub cannot be reached; says so."""
+    unreachable = why_unreachable() if any(map(is_hub_name, names)) else None
+    if unreachable:
+        from train.system.console import say
+
+        say(f"{unreachable}: only what its local cache holds can be loaded")
+    return unreachable is not None
+
+
 def why_unreachable(seconds: float = PROBE_SECONDS) -> str | None:
     """None if the Hub answers within `seconds`, else why not."""
     from huggingface_hub import constants

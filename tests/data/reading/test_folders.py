@@ -9,7 +9,7 @@ import pytest
 from data import DataError
 from data.reading.folders import arrange
 from data.reading.tables import DatasetSpec, find_data
-from data.sources import load_splits, load_to_judge
+from data.sources import load_for_evaluation, load_splits
 from tests.data.making_images import png
 from tests.data.reading.layouts import build, expected, random_layout
 from tests.data.test_sources import class_folders, class_in_labels, write
@@ -301,7 +301,7 @@ def test_an_evaluation_alone_needs_no_train_split_and_reads_none(splits, tmp_pat
     folder = write(tmp_path / "d", class_folders(*(f"{split}/" for split in splits), count=10))
     if "val" in splits and "train" in splits:
         (folder / "train/metadata.csv").write_text("broken")
-    found = load_to_judge(DatasetSpec(str(folder)))
+    found = load_for_evaluation(DatasetSpec(str(folder)))
     assert len(found.train) == 0 and len(found.validation) == (20 if "val" in splits else 4)
 
 

@@ -12,11 +12,11 @@ from PIL import Image
 
 from tests.train.report.making import make_run, write
 from train.errors import ConfigError
-from train.recipes.predictions import read_images
+from train.recipes.predictions import read_images, some_right, worst
 from train.report.charts import Line, apart, chart, thinned, tick_text, ticks
 from train.report.gather import gather
 from train.report.page import MARK, MOST_BYTES, WITH_PICTURES, render, short, write_page
-from train.report.pictures import MOST_PICTURES, Pictures, by_cell, chosen, make_pictures, some_right, worst
+from train.report.pictures import MOST_PICTURES, Pictures, by_cell, chosen, make_pictures
 
 STRANGE = [
     "<script>alert(1)</script>",

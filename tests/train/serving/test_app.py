@@ -176,7 +176,7 @@ def test_more_requests_or_bytes_than_the_limits_get_503_and_leave_room_when_they
 
 
 def test_a_refused_sender_sees_the_answer_and_an_endless_one_is_cut_off(predictor, monkeypatch):
-    monkeypatch.setattr("train.serving.exchange.LINGER_SECONDS", 0.5)
+    monkeypatch.setattr("train.serving.middleware.LINGER_SECONDS", 0.5)
     with served(predictor, Limits(max_bytes=1000)) as port, connect(port) as endless:
         endless.sendall(head(None, "Transfer-Encoding: chunked"))
         began = time.monotonic()

@@ -178,7 +178,7 @@ def test_what_cannot_be_used_is_refused_in_one_line_before_a_model_is_loaded(cap
         )
     assert "--port 70000: is not between" in refusal(capsys, "run", "--port", 70000)
     assert "--host 999.1.1.1: is no address" in refusal(capsys, "run", "--host", "999.1.1.1")
-    assert "--batch_size 0: must be at least 1" in refusal(capsys, "run", "--batch_size", 0)
+    assert "--batch_size 0: must be from 1 to 4096" in refusal(capsys, "run", "--batch_size", 0)
     assert "required: RUN" in refusal(capsys)
     assert "builtin:debug: is built untrained" in refusal(capsys, "builtin:debug", "--port", 0)
 

@@ -1,4 +1,4 @@
-"""A trained model, judged on one split of a data set."""
+"""A trained model and one split of a data set -> metrics."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from data.cache.prepared import CachePolicy, prepare_images
 from data.loading.loader import Images, InOrder, batches_on, build_loader
 from data.plan import Batch
 from data.reading.splits import Splits
-from data.sources import load_to_judge
+from data.sources import load_for_evaluation
 from train.config.schema import DataConfig
 from train.evaluate import Metrics, evaluate, of_first_classes
 from train.inference.calibration import expected_calibration_error, reliability
@@ -21,7 +21,7 @@ from train.system.console import say
 
 
 @dataclass(frozen=True)
-class Judging:
+class EvaluationData:
     """The images of one split, ready for a model."""
 
     splits: Splits  # `validation` is what is judged, under its own name
@@ -33,11 +33,11 @@ class Judging:
         return torch.tensor(self.splits.validation.labels)
 
 
-def load_split_to_judge(
+def load_evaluation_split(
     data: DataConfig, seed: int, names: Sequence[str], cache_dir: str | None, offline: bool
 ) -> Splits:
     """The first of the splits `names` that the data set has, as `validation`; says what was decided."""
-    splits = load_to_judge(
+    splits = load_for_evaluation(
         dataset_spec(data, cache_dir, offline),
         names,
         validation_fraction=data.train_val_split,
@@ -53,7 +53,7 @@ def load_split_to_judge(
 
 def prepare(
     splits: Splits, predictor: Predictor, batch_size: int, skip_bad: bool, cache_dir: str | None = None
-) -> Judging:
+) -> EvaluationData:
     """Decode the images for a model.
 
     Raises:
@@ -65,22 +65,22 @@ def prepare(
     for note in splits.notes[before:]:
         say(f"data: {note}")
     images = Images(pixels[splits.validation.name], splits.validation.labels)
-    return Judging(splits, lambda: batches_on(device, build_loader(images, InOrder(len(images), batch_size))))
+    return EvaluationData(splits, lambda: batches_on(device, build_loader(images, InOrder(len(images), batch_size))))
 
 
-def judge(predictor: Predictor, judging: Judging) -> Metrics:
+def evaluate_model(predictor: Predictor, evaluation: EvaluationData) -> Metrics:
     """Metrics with the prediction of each image. The model's first classes must be those of the data."""
     metrics = evaluate(
-        predictor.model, judging.batches(), predictor.precision, predictor.label_names, with_predictions=True
+        predictor.model, evaluation.batches(), predictor.precision, predictor.label_names, with_predictions=True
     )
-    names = judging.splits.label_names
+    names = evaluation.splits.label_names
     return of_first_classes(metrics, names) if len(names) < len(predictor.label_names) else metrics
 
 
-def document(metrics: Metrics, judging: Judging, predictor: Predictor) -> dict[str, Any]:
+def document(metrics: Metrics, evaluation: EvaluationData, predictor: Predictor) -> dict[str, Any]:
     """What evaluation.json holds: every rate is 0..1, losses in nats, `confusion` in images [true][predicted]."""
     correct = sum(row[index] for index, row in enumerate(metrics.confusion))
-    names = judging.splits.label_names
+    names = evaluation.splits.label_names
     bins = reliability_of(metrics)
     per_class = {
         name: {kind: metrics.values[f"{kind}/{name}"] for kind in ("precision", "recall", "f1")}
@@ -88,10 +88,10 @@ def document(metrics: Metrics, judging: Judging, predictor: Predictor) -> dict[s
         for index, (name, row) in enumerate(zip(names, metrics.confusion, strict=True))
     }
     return {
-        "dataset": judging.splits.dataset,
-        "split": judging.splits.validation.name,
+        "dataset": evaluation.splits.dataset,
+        "split": evaluation.splits.validation.name,
         "images": metrics.samples,
-        "fingerprint": judging.splits.validation_fingerprint(),
+        "fingerprint": evaluation.splits.validation_fingerprint(),
         "precision": predictor.precision.name,
         **{name: value for name, value in metrics.values.items() if "/" not in name},
         "accuracy_wilson_95": list(wilson_interval(correct, metrics.samples)),

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.sources import load_to_judge
+from data.sources import load_for_evaluation
 from tests.checkpoints import small_checkpoint
 from train.errors import ConfigError, RunError
-from train.export.judge import AT_SIZES, compare, milliseconds, refuse_lost_accuracy, refuse_other_answers, views
+from train.export.check import AT_SIZES, compare, milliseconds, refuse_lost_accuracy, refuse_other_answers, views
 from train.inference.predictor import load_predictor, resize_for
 from train.precision import Precision
 
@@ -13,7 +13,7 @@ from train.precision import Precision
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
     """Thirteen images of the built-in leaves, and a model of their classes."""
-    splits = load_to_judge("builtin:leaves", max_eval_samples=13)
+    splits = load_for_evaluation("builtin:leaves", max_eval_samples=13)
     folder = small_checkpoint("vit", tmp_path_factory.mktemp("model"), [*reversed(splits.label_names), "other"])
     return splits, load_predictor(str(folder), Precision("fp32", torch.device("cpu")))
 

@@ -37,7 +37,7 @@ def error_answer(status: int, line: str, headers: Mapping[str, str] | None = Non
     return JSON({"error": " ".join(line.split())}, status, headers)
 
 
-class Exchange:
+class Middleware:
     """ASGI middleware, the outermost."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, draining: Callable[[], bool]) -> None:
