@@ -180,7 +180,7 @@ def test_what_cannot_be_used_is_refused_in_one_line_before_a_model_is_loaded(cap
     assert "--host 999.1.1.1: is no address" in refusal(capsys, "run", "--host", "999.1.1.1")
     assert "--batch_size 0: must be from 1 to 4096" in refusal(capsys, "run", "--batch_size", 0)
     assert "required: RUN" in refusal(capsys)
-    assert "builtin:debug: is built untrained" in refusal(capsys, "builtin:debug", "--port", 0)
+    assert "builtin:debug: has no trained weights" in refusal(capsys, "builtin:debug", "--port", 0)
 
 
 def test_the_command_is_known_and_its_help_needs_no_heavy_library(capsys):
