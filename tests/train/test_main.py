@@ -277,6 +277,7 @@ def test_the_debug_preset_is_over_in_seconds(tmp_path):
     assert done.stderr == ""  # no bar where there is no terminal, and no library's warnings
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_bar_with_loss_rate_and_time_left(tmp_path):
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (24, 140))

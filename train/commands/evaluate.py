@@ -27,6 +27,7 @@ from train.system.signals import Signals
 if TYPE_CHECKING:
     from data.reading.splits import Splits
     from train.config.schema import DataConfig
+    from train.evaluate import Metrics
     from train.inference.predictor import Predictor
     from train.setup.evaluation import EvaluationData
 
@@ -43,7 +44,7 @@ def main(arguments: list[str]) -> int:
 
 
 def run(arguments: Sequence[str], _: Signals) -> None:
-    """Load the split and the model, judge, and print and write what was found."""
+    """Evaluate, and print what was found: as lines, or as JSON alone."""
     values = parse(arguments)
     if values.json:
         with data_only() as stdout:
@@ -72,17 +73,23 @@ def evaluated(values: argparse.Namespace) -> dict[str, Any]:
     for line in lines(found):
         say(line)
     if values.out:
-        from train.inference.calibration import reliability_svg
-        from train.recipes.predictions import write_predictions
-        from train.setup.evaluation import reliability_of
-
-        folder = Path(values.out)
-        names = evaluation.splits.validation.image_names()
-        write_predictions(folder, metrics.predictions, names, predictor.label_names)
-        files.write_text(folder / DIAGRAM, reliability_svg(reliability_of(metrics)))
-        files.write_text(folder / JSON, json.dumps(found, indent=2) + "\n")
-        say(f"written: {folder / JSON}, predictions.csv, {DIAGRAM}")
+        write_files(Path(values.out), found, metrics, evaluation, predictor)
     return found
+
+
+def write_files(
+    folder: Path, found: dict[str, Any], metrics: "Metrics", evaluation: "EvaluationData", predictor: "Predictor"
+) -> None:
+    """The three files of --out; evaluation.json last, by which the folder is known again."""
+    from train.inference.calibration import reliability_svg
+    from train.recipes.predictions import write_predictions
+    from train.setup.evaluation import reliability_of
+
+    names = evaluation.splits.validation.image_names()
+    write_predictions(folder, metrics.predictions, names, predictor.label_names)
+    files.write_text(folder / DIAGRAM, reliability_svg(reliability_of(metrics)))
+    files.write_text(folder / JSON, json.dumps(found, indent=2) + "\n")
+    say(f"written: {folder / JSON}, predictions.csv, {DIAGRAM}")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -100,7 +107,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--fit_temperature",
         action="store_true",
         help="First divide the logits of the model in RUN by the number that makes validation most probable, for good:"
-        " predict, serve, export and every other program that loads the model give honest probabilities then.",
+        " predict, serve, export and every other program that loads the model give calibrated probabilities then.",
     )
     values = parser.parse_args(list(arguments))
     check_batch_size(values.batch_size)

@@ -13,7 +13,7 @@ from data.reading.splits import Splits
 from data.sources import load_for_evaluation
 from train.config.schema import DataConfig
 from train.evaluate import Metrics, evaluate, of_first_classes
-from train.inference.calibration import expected_calibration_error, reliability
+from train.inference.calibration import Bin, expected_calibration_error, reliability
 from train.inference.predictor import Predictor, resize_for
 from train.recipes.statistics import wilson_interval
 from train.setup.inputs import dataset_spec
@@ -24,7 +24,7 @@ from train.system.console import say
 class EvaluationData:
     """The images of one split, ready for a model."""
 
-    splits: Splits  # `validation` is what is judged, under its own name
+    splits: Splits  # the split to evaluate stands in `validation`, under its own name
     batches: Callable[[], Iterator[Batch]]  # every image once, in order
 
     @property
@@ -102,7 +102,7 @@ def document(metrics: Metrics, evaluation: EvaluationData, predictor: Predictor)
     }
 
 
-def reliability_of(metrics: Metrics) -> list[Any]:
+def reliability_of(metrics: Metrics) -> list[Bin]:
     """The bins of the reliability diagram."""
     found = metrics.predictions
     return reliability([row.probability for row in found], [row.predicted == row.label for row in found])

@@ -196,6 +196,7 @@ def test_a_run_with_every_fast_path_ends_in_the_bits_of_one_without(tmp_path):
     assert "torch_compile: 'off'" in (out / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_debug_switches_every_fast_path_off(tmp_path):
     speed = speed_of(("--preset", "debug", "--output_dir", tmp_path / "x"), tmp_path / "log")
     for off in ("image cache none", "0 workers", "torch.compile off", "while training waits", "malloc returns"):

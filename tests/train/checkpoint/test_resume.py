@@ -186,6 +186,7 @@ def test_a_run_may_grow_where_its_schedule_ignores_the_length_and_says_so(tmp_pa
     assert run_here(*again) == 0  # it is remembered
 
 
+@pytest.mark.slow
 def test_tensorboard_of_a_resumed_run_equals_that_of_an_unbroken_one(tmp_path):
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     assert run_here(*SHORT, "--output_dir", unbroken) == 0

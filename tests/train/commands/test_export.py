@@ -57,6 +57,7 @@ def test_a_run_is_exported_into_its_folder_and_judged_by_its_own_images(leaves, 
     assert "torch.onnx" not in said and "Warning" not in said  # what the exporters print
 
 
+@pytest.mark.slow
 def test_int8_is_judged_by_its_accuracy_and_its_speed_is_measured(leaves, tmp_path, capsys):
     out = tmp_path / "small.onnx"
     said = export(capsys, leaves, "--format", "int8", "--out", out, "--tolerance", 0.5)
@@ -86,7 +87,7 @@ def sabotaged(monkeypatch, forward):
     monkeypatch.setattr(formats, "Graph", Wrong)
 
 
-@pytest.mark.parametrize("format_", ["onnx", "torch_export"])
+@pytest.mark.parametrize("format_", [pytest.param("onnx", marks=pytest.mark.slow), "torch_export"])
 def test_a_graph_with_another_mean_is_refused_and_an_earlier_file_stays(leaves, tmp_path, capsys, monkeypatch, format_):
     right = formats.Graph.forward
     (tmp_path / "old").write_bytes(b"good")
@@ -96,6 +97,7 @@ def test_a_graph_with_another_mean_is_refused_and_an_earlier_file_stays(leaves, 
     assert names_in(tmp_path) == {"old"} and (tmp_path / "old").read_bytes() == b"good"
 
 
+@pytest.mark.slow
 def test_int8_is_made_of_a_file_that_is_right(leaves, tmp_path, capsys, monkeypatch):
     right = formats.Graph.forward
     sabotaged(monkeypatch, lambda self, image: right(self, image) * float("nan"))
@@ -103,11 +105,13 @@ def test_int8_is_made_of_a_file_that_is_right(leaves, tmp_path, capsys, monkeypa
     assert "differs by nan" in export(capsys, leaves, *flags, code=1) and not names_in(tmp_path)
 
 
+@pytest.mark.slow
 def test_no_difference_at_all_can_be_asked_for(leaves, tmp_path, capsys):
     said = export(capsys, leaves, "--out", tmp_path / "model.onnx", "--tolerance", 0, code=1)
     assert "more than the tolerance of 0" in said and not names_in(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_a_run_needs_data_and_a_place(leaves, tmp_path, capsys):
     model = tmp_path / "model"
     model.mkdir()
@@ -132,6 +136,7 @@ def pictures(root, classes):
     return root
 
 
+@pytest.mark.slow
 def test_data_that_moved_can_be_named_and_bad_images_are_told(tmp_path, capsys):
     data = pictures(tmp_path / "data", ["cat", "dog"])
     run = tmp_path / "run"

@@ -30,7 +30,11 @@ print(json.dumps([names, probabilities.tolist(), sorted({"torch", "transformers"
 
 
 slow = pytest.mark.slow
-FAMILIES = [pytest.param("vit", marks=slow), pytest.param("deit", marks=slow), "dinov2"]  # the last two are cropped
+FAMILIES = [
+    pytest.param("vit", marks=slow),
+    pytest.param("deit", marks=slow),
+    pytest.param("dinov2", marks=slow),
+]  # the last two are cropped
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

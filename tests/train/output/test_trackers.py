@@ -61,6 +61,7 @@ def mlflow_runs(folder):
     return client, client.search_runs([experiment.experiment_id])
 
 
+@pytest.mark.slow
 def test_mlflow_has_one_run_with_every_update_once(resumed):
     client, runs = mlflow_runs(resumed)
     (run,) = runs
@@ -96,6 +97,7 @@ def wandb_records(path):
             parts = b""
 
 
+@pytest.mark.slow
 def test_wandb_offline_has_the_values_of_both_starts_under_one_id(resumed):
     starts = [list(wandb_records(path)) for path in sorted(resumed.glob("wandb/offline-run-*/*.wandb"))]
     run_id = json.loads((resumed / "run.json").read_text())["run_id"]

@@ -54,6 +54,7 @@ def test_names_of_others_are_text(tmp_path):
     assert "n" * 100 not in page and len(page) < 200_000
 
 
+@pytest.mark.slow
 def test_a_page_of_1000_classes_and_50000_images_stays_small(tmp_path):
     names = [f"class_{number}_of_a_thousand" for number in range(1000)]
     folder = make_run(tmp_path / "run", names, 50_000)

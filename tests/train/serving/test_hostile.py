@@ -150,7 +150,8 @@ def check(found):
     assert set(found["flipped"]) <= ANSWERS | {200}
 
 
-@pytest.mark.parametrize("requests", [65, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("requests", [65, 1000])
 def test_hostile_requests_get_4xx_memory_is_bounded_and_the_server_lives_on(run, tmp_path, requests):
     with process(run, tmp_path) as (started, port):
         expected = post(port, picture(3))

@@ -62,7 +62,7 @@ def drop(page, data, name="leaf.jpg", event="drop"):
 def test_a_dropped_image_shows_the_probabilities_as_bars_and_names_as_text(page, predictor):
     data = picture(4, (640, 480))
     _, probabilities = predictor(data)
-    expected = dict(zip(NAMES, probabilities.values(), strict=True))
+    expected = {shown: probabilities[name] for shown, name in zip(NAMES, predictor.label_names, strict=True)}
     drop(page, data)
     page.wait_for_selector("dl")
     assert page.locator("dt").all_text_contents() == sorted(NAMES, key=expected.get, reverse=True)
