@@ -60,6 +60,7 @@ def test_the_python_example_trains_saves_and_keeps_the_best(tmp_path, monkeypatc
     assert same_tensors(weights(out / "checkpoint-10"), state.raw_model.state_dict())
 
 
+@pytest.mark.slow
 def test_the_python_example_continues_to_the_same_bits(tmp_path, monkeypatch):
     """BatchNorm's statistics, momentum and the noise of the data set included."""
     (tmp_path / "whole").mkdir()

@@ -23,7 +23,7 @@ def final_state(folder):
 
 @pytest.mark.parametrize(
     ("stops", "first_workers", "then_workers", "accumulation"),
-    [([4], 0, 0, 1), ([1, 4, 5], 0, 2, 1), ([3], 2, 0, 3), ([2], 2, 1, 2)],
+    [([4], 0, 0, 1), pytest.param([1, 4, 5], 0, 2, 1, marks=pytest.mark.slow), ([3], 2, 0, 3), ([2], 2, 1, 2)],
 )
 def test_weights_state_and_log_equal_those_of_an_unbroken_run(
     tmp_path, stops, first_workers, then_workers, accumulation
@@ -138,6 +138,7 @@ def test_what_does_not_change_bits_may_change(tmp_path):
     assert run_here(*again, "--logging_steps", 3, "--save_total_limit", 1) == 0
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over_aloud(tmp_path, capsys):
     out = tmp_path / "run"
     assert run_here(*SHORT, "--output_dir", out) == 0

@@ -132,6 +132,7 @@ def test_data_are_compared_by_content(tmp_path, capsys):
     assert str(more) in second["in_words"] and second["flags"].keys() == {"data"}
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared_is_refused_in_a_line(runs, tmp_path, capsys):
     assert "name the folders" in refusal(capsys)
     assert "there is no such folder" in refusal(capsys, runs / "c")

@@ -68,6 +68,7 @@ def test_int8_is_judged_by_its_accuracy_and_its_speed_is_measured(leaves, tmp_pa
     assert less < size and slow > 0 and fast > 0 and times > 0
 
 
+@pytest.mark.slow
 def test_the_file_names_the_run_and_its_classes(leaves, tmp_path, capsys):
     import onnx
 

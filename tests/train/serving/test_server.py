@@ -127,6 +127,7 @@ def test_a_second_signal_ends_the_process_at_once(run, tmp_path):
         assert started.wait(5) == 130
 
 
+@pytest.mark.slow
 def test_health_says_that_the_server_stops_and_connections_end(predictor, monkeypatch):
     monkeypatch.setattr("train.serving.server.LATE_SECONDS", 1)
     signals = Signals()
@@ -144,6 +145,7 @@ def test_health_says_that_the_server_stops_and_connections_end(predictor, monkey
             connect(port)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_answered_in_time_gets_503_and_the_command_fails(predictor, monkeypatch):
     monkeypatch.setattr("train.serving.server.LATE_SECONDS", 0.1)
     monkeypatch.setattr("train.serving.server.DRAIN_SECONDS", 1)
