@@ -145,6 +145,8 @@ def test_what_runs_is_what_was_installed(editable_install, wheel_install, source
 
 
 def test_a_wheel_has_every_file_of_the_three_packages_and_nothing_else(wheel):
-    ours = {path.relative_to(ROOT).as_posix() for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
+    kinds = (".py", ".j2", ".html")  # templates and the server's page belong to the packages
+    below = (path for name in PACKAGES for path in (ROOT / name).rglob("*") if path.suffix in kinds)
+    ours = {path.relative_to(ROOT).as_posix() for path in below}
     found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert found == ours and {"train/commands/__init__.py", "data/reading/__init__.py"} <= found

@@ -110,6 +110,7 @@ def test_a_line_runs_as_it_is_shown(page, line, place, hub, tmp_path_factory):
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
         "HF_HOME": str(place / "hub-cache"),
+        "HF_HUB_CACHE": str(place / "hub-cache" / "hub"),
         "HF_TOKEN": "hf_of_the_stand_in",
     }
     if "--output_dir my-run" in line and "resume" not in line:  # a new run, which a reader has not got yet

@@ -37,7 +37,10 @@ def start(hub, tmp_path):
     """`python -m train.main` with the stand-in for the Hub, and caches of its own."""
 
     def run(*flags, **env):
-        reached = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        home = tmp_path / "home"
+        reached = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
+        # Named too, because an earlier test's --cache_dir may have moved them for this process.
+        reached |= {"HF_HUB_CACHE": str(home / "hub"), "HF_DATASETS_CACHE": str(home / "datasets")}
         return run_process(*flags, *SHORT, env=reached | {"HF_HUB_DISABLE_XET": "1"} | env)
 
     return run
